@@ -1,0 +1,82 @@
+"""Program: a network as a flat list of kernel calls over planned memory; what `lower` makes and `build` reads."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Region(StrEnum):
+    """Which memory an argument points into."""
+
+    WORKSPACE = "workspace"
+    CONSTANTS = "constants"
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An address: `index` selects the input or output, `offset_bytes` counts from the region's start."""
+
+    region: Region
+    offset_bytes: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call; integer arguments are passed as C `int32_t`."""
+
+    symbol: str
+    arguments: tuple[Pointer | int, ...]
+    layer: str  # the layer of the user's model that this call works for; "" for glue
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output: uint8 with a scale and zero point, or float32 (scale 1, zero point 0)."""
+
+    name: str
+    dtype: str  # "uint8" | "float32"
+    shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+    quant_max: int  # greatest legal integer: 255, or 15 for a 4-bit input; 0 for float32
+
+    @property
+    def size_bytes(self) -> int:
+        count = 4 if self.dtype == "float32" else 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """What was emitted for one layer of the user's model, read by `inspect`."""
+
+    name: str
+    kind: str  # conv2d, linear, add ... or "float" for a float island
+    weight_bits: int | None
+    act_bits: int | None
+    packed_bytes: int  # bytes of its packed weights in the constants
+    weight_offset_bytes: int  # where they start in the constants
+    kernel: str  # name of the kernel table's row
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything the binary holds. `functions` maps a C symbol to its TIR PrimFunc (raw pointer arguments)."""
+
+    name: str  # a C identifier
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    calls: tuple[Call, ...]
+    functions: dict[str, Any]
+    constants: bytes  # 64-byte aligned blob
+    packed_weight_bytes: int
+    workspace_bytes: int
+    layers: tuple[LayerInfo, ...]
+    required_cpu_features: tuple[str, ...]
+    is_exact: bool  # all integer: every instruction set gives identical bytes

@@ -1,0 +1,39 @@
+"""The error tree: every mistake that a user can make ends in one of these, with its exit code."""
+
+
+class HaqnasError(Exception):
+    """Base of all expected errors; the message names the rule, the value, the place and the way out.
+
+    `exit_code` is what the command line ends with, `code` a stable name for `--json`.
+    """
+
+    exit_code = 1
+    code = "ERROR"
+
+
+class ConfigurationError(HaqnasError):
+    """A wrong option, model file, policy, profile or output directory."""
+
+    exit_code = 2
+    code = "CONFIGURATION"
+
+
+class DeviceError(HaqnasError):
+    """The toolchain, the emulator or the device failed; the model may be fine."""
+
+    exit_code = 4
+    code = "DEVICE"
+
+
+class VerificationError(HaqnasError):
+    """An artefact is not what its manifest says, or computes something else than the reference."""
+
+    exit_code = 5
+    code = "VERIFICATION"
+
+
+class UnsupportedModelError(HaqnasError):
+    """The model cannot be traced, quantized or lowered; the message names the line of the model."""
+
+    exit_code = 6
+    code = "UNSUPPORTED_MODEL"
