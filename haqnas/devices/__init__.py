@@ -1,0 +1,1 @@
+"""Where executables run: this machine or an emulator."""

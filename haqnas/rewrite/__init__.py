@@ -1,0 +1,1 @@
+"""Quantize, calibrate, integerize: each takes a graph and returns a new one."""

@@ -1,0 +1,1 @@
+"""Scoring and, later, training of quantized modules."""

@@ -1,0 +1,1 @@
+"""Hardware profiles: one TOML file a target; see README.md for the fields."""

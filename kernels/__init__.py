@@ -1,0 +1,1 @@
+"""TIR kernel families, their table, and the C runtime in `runtime/`."""
