@@ -1,0 +1,64 @@
+"""The machine that haqnas runs on: as a device, and what its CPU can do."""
+
+import ctypes
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from haqnas.devices.device import Completed, LatencyKind, run_process
+from haqnas.hardware import ARCH_CPU_FEATURES, HostCpu
+
+# Names in /proc/cpuinfo that differ from ours.
+_CPUINFO_NAMES = {
+    "avx512_vnni": "avx512vnni",
+    "amx_tile": "amx-tile",
+    "amx_int8": "amx-int8",
+    "asimddp": "dotprod",
+    "asimdhp": "fp16",
+}
+_ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64", "riscv64": "riscv64"}
+_SYS_ARCH_PRCTL = 158  # x86-64
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_XFEATURE_XTILEDATA = 18
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDevice:
+    """Runs executables as child processes of this one."""
+
+    uri: str = "local"
+    latency_kind: LatencyKind = "measured"
+
+    def run(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> Completed:
+        command = [str(executable.resolve()), *arguments]
+        return run_process(command, f"{executable.name} on this machine", timeout_s)
+
+
+def parse_cpuinfo(text: str, arch: str, may_use_amx: bool) -> HostCpu:
+    """The CPU described by `/proc/cpuinfo`; AMX counts only where the kernel lets this process use it."""
+    words: set[str] = set()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in {"flags", "features"}:
+            words.update(value.split())
+        elif key.strip() == "isa" and "v" in value.strip().split("_")[0].removeprefix("rv64"):
+            words.add("v")
+    features = {_CPUINFO_NAMES.get(word, word) for word in words} & set(ARCH_CPU_FEATURES.get(arch, ()))
+    if not may_use_amx:
+        features -= {"amx-tile", "amx-int8"}
+    return HostCpu(arch, frozenset(features))
+
+
+def read_host_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> HostCpu:
+    """The CPU of this machine; no features where `/proc/cpuinfo` cannot be read."""
+    machine = platform.machine()
+    arch = _ARCHES.get(machine.lower(), machine)
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    return parse_cpuinfo(text, arch, arch == "x86_64" and "amx_tile" in text and _may_use_amx())
+
+
+def _may_use_amx() -> bool:
+    """Ask the kernel for AMX's tile state, as the binary does at start: a container may refuse it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0)

@@ -1,0 +1,74 @@
+"""QEMU's user-mode emulator as a device: right results, meaningless times, exact instruction counts."""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from haqnas.devices.device import Completed, LatencyKind, run_process
+from haqnas.errors import DeviceError
+
+_PLUGIN_SOURCE = Path(__file__).with_name("count_instructions.c")
+_COUNT_LINE = re.compile(r"^haqnas-instructions (\d+)$", re.MULTILINE)
+_COMPILE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class QemuDevice:
+    """`program -cpu cpu` for every run."""
+
+    program: str  # such as qemu-aarch64
+    cpu: str
+    latency_kind: LatencyKind = "emulated"
+
+    @property
+    def uri(self) -> str:
+        return f"qemu:{self.cpu}"
+
+    def run(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> Completed:
+        return self._run(executable, arguments, timeout_s, ())
+
+    def count_instructions(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> int:
+        """Instructions that the guest executes in the whole run; raises DeviceError."""
+        with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
+            plugin, log = _compile_plugin(Path(folder)), Path(folder) / "log"
+            options = ("-plugin", str(plugin), "-d", "plugin", "-D", str(log))
+            completed = self._run(executable, arguments, timeout_s, options)
+            match = _COUNT_LINE.search(log.read_text() if log.exists() else "")
+        if completed.exit_code != 0 or match is None:
+            raise DeviceError(
+                f"{self.program} counted no instructions of {executable.name} (exit code {completed.exit_code}): "
+                f"{completed.stderr.strip()[-500:]}"
+            )
+        return int(match[1])
+
+    def _run(
+        self, executable: Path, arguments: Sequence[str], timeout_s: float, options: Sequence[str]
+    ) -> Completed:
+        program = shutil.which(self.program)
+        if program is None:
+            raise DeviceError(
+                f"{self.program} is not installed, so {executable.name} cannot run here; "
+                "type: apt install qemu-user"
+            )
+        command = [program, "-cpu", self.cpu, *options, str(executable.resolve()), *arguments]
+        completed = run_process(command, f"{executable.name} under {self.program} -cpu {self.cpu}", timeout_s)
+        if completed.exit_code == 1 and "unable to find CPU model" in completed.stderr:
+            raise DeviceError(
+                f"{self.program} has no CPU model {self.cpu!r}; `{self.program} -cpu help` lists them"
+            )
+        return completed
+
+
+def _compile_plugin(folder: Path) -> Path:
+    """Build the counting plugin for this machine's QEMU with the C compiler that comes with haqnas."""
+    plugin = folder / "count_instructions.so"
+    compiler = [sys.executable, "-m", "ziglang", "cc"]
+    options = ["-shared", "-fPIC", "-O2", "-o", str(plugin), str(_PLUGIN_SOURCE)]
+    completed = run_process([*compiler, *options], "the compiler of the counting plugin", _COMPILE_TIMEOUT_S)
+    if completed.exit_code != 0:
+        raise DeviceError(f"the counting plugin does not compile: {completed.stderr.strip()[-500:]}")
+    return plugin
