@@ -5,7 +5,8 @@
 
 The folder holds `load.py`, whose `cifar10("train" | "test")` gives uint8 images (n, 32, 32, 3) RGB and labels (n,),
 and `weights/resnet20-12fca82f.th`, `weights/resnet56-4bfd9763.th` of
-https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause). Networks: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385, section 4.2,
+https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause). Networks: He et al., "Deep
+Residual Learning for Image Recognition", arXiv 1512.03385, section 4.2,
 with the parameter-free shortcut (option A).
 """
 
