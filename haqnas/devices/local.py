@@ -11,11 +11,18 @@ from haqnas.hardware import ARCH_CPU_FEATURES, HostCpu
 
 # Names in /proc/cpuinfo that differ from ours.
 _CPUINFO_NAMES = {
+    "abm": "lzcnt",
+    "bmi1": "bmi",
+    "sse4_2": "sse4.2",
     "avx512_vnni": "avx512vnni",
     "amx_tile": "amx-tile",
     "amx_int8": "amx-int8",
     "asimddp": "dotprod",
     "asimdhp": "fp16",
+    "asimdrdm": "rdm",
+    "atomics": "lse",
+    "crc32": "crc",
+    "lrcpc": "rcpc",
 }
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64", "riscv64": "riscv64"}
 _SYS_ARCH_PRCTL = 158  # x86-64
@@ -44,7 +51,7 @@ def parse_cpuinfo(text: str, arch: str, may_use_amx: bool) -> HostCpu:
             words.update(value.split())
         elif key.strip() == "isa" and "v" in value.strip().split("_")[0].removeprefix("rv64"):
             words.add("v")
-    features = {_CPUINFO_NAMES.get(word, word) for word in words} & set(ARCH_CPU_FEATURES.get(arch, ()))
+    features = {_CPUINFO_NAMES.get(word, word) for word in words} & ARCH_CPU_FEATURES.get(arch, frozenset())
     if not may_use_amx:
         features -= {"amx-tile", "amx-int8"}
     return HostCpu(arch, frozenset(features))
