@@ -1,1 +1,1 @@
-"""TIR kernel families, their table, and the C runtime in `runtime/`."""
+"""Kernel families written as TIR, and the table that says which kernel serves which layer on which instruction set."""

@@ -1,0 +1,259 @@
+"""Dot-product family: convolution and linear layers as sums over taps of contiguous channels.
+
+    Y[p, n] = requantize(bias[n] + sum over taps t, elements l: A[p + offset[t], l] * W[n, t, l])
+
+A pixel p of the output starts at a base address of the input; tap t adds a fixed offset; at each tap `length`
+consecutive bytes are multiplied. Where pixels lie next to each other in memory a tap is a whole row of the filter
+(kw * channels bytes), otherwise one position (channels bytes). A linear layer has one tap. Padding is a halo of zero
+points around the input buffer, so there are no branches.
+
+All shapes are read from `parameters` at run time: one compiled function serves every layer, which keeps programs
+small and compile times short. The tile (pixels x vectors of output channels) is fixed in the code.
+
+The caller guarantees: weights packed by `pack`, bias and scale padded to whole blocks, and `group - 1` readable bytes
+after the last element of A (their weights are zero).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from tvm.tirx.script.builder import ir as T
+
+from haqnas.kernels.tir import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    clamp_bounds,
+    convert,
+    lanes_of,
+    load,
+    local,
+    prim_func,
+    requantized,
+    splat,
+    store,
+)
+
+
+class Parameter(IntEnum):
+    """Positions in the parameter array of a dot-product kernel."""
+
+    ROWS = 0  # output rows
+    COLUMNS = 1  # output pixels in a row
+    BLOCKS = 2  # blocks of output channels
+    CHANNELS = 3  # output channels that exist
+    TAPS = 4
+    GROUPS = 5  # groups of input elements at a tap
+    IN_ROW = 6  # bytes between the bases of two output rows
+    IN_COLUMN = 7
+    OUT_ROW = 8  # elements
+    OUT_COLUMN = 9
+    ZERO_POINT = 10
+    LOW = 11
+    HIGH = 12
+    OFFSETS = 16  # one per tap
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """How an instruction set multiplies: `group` consecutive elements of A by `lanes` output channels at once."""
+
+    isa: str
+    lanes: int
+    group: int
+    signed_act: bool  # A - 128 is multiplied; the bias makes up for it
+    load_act: Callable[[Buffer, Expr], Expr]
+    load_weight: Callable[[Buffer, Expr], Expr]
+    multiply_add: Callable[[Expr, Expr, Expr], Expr]
+    order: tuple[int, ...]  # axes of (channel, element halves, element) in the order of memory
+    splits: tuple[int, int]  # group = splits[0] * splits[1]
+
+
+def _portable_act(a: Buffer, index: Expr) -> Expr:
+    return T.broadcast(T.cast(a[index], "int32"), 4)
+
+
+def _portable_weight(w: Buffer, index: Expr) -> Expr:
+    return T.cast(load(w, index, 4), "int32x4")
+
+
+PORTABLE = Instructions(
+    "portable", 4, 1, False, _portable_act, _portable_weight, lambda acc, a, w: acc + a * w, (0, 1, 2), (1, 1)
+)
+
+
+def _four_bytes(a: Buffer, index: Expr) -> Expr:
+    return T.reinterpret("int32", load(a, index, 4))
+
+
+def _vnni_act(a: Buffer, index: Expr) -> Expr:
+    return T.reinterpret("uint8x64", T.broadcast(_four_bytes(a, index), 16))
+
+
+def _vnni(acc: Expr, a: Expr, w: Expr) -> Expr:
+    return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", acc, a, w)
+
+
+AVX512_VNNI = Instructions(
+    "avx512-vnni", 16, 4, False, _vnni_act, lambda w, i: load(w, i, 64), _vnni, (0, 1, 2), (1, 4)
+)
+
+
+def _avx2_act(a: Buffer, index: Expr) -> Expr:
+    # Two bytes become two 16-bit numbers of one 32-bit word. vpmaddubsw would take bytes as they are, but its
+    # 16-bit sums saturate with full-range weights, so it is not exact.
+    pair = T.cast(T.reinterpret("uint16", load(a, index, 2)), "int32")
+    spread = T.bitwise_and(T.bitwise_or(pair, T.shift_left(pair, 8)), 0x00FF00FF)
+    return T.reinterpret("int16x16", T.broadcast(spread, 8))
+
+
+def _avx2(acc: Expr, a: Expr, w: Expr) -> Expr:
+    return acc + T.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", a, w)
+
+
+AVX2 = Instructions(
+    "avx2", 8, 2, False, _avx2_act, lambda w, i: T.cast(load(w, i, 16), "int16x16"), _avx2, (0, 1, 2), (1, 2)
+)
+
+
+def _neon_act(a: Buffer, index: Expr) -> tuple[Expr, Expr]:
+    def pair(first: Expr) -> Expr:
+        bits = T.bitwise_xor(T.reinterpret("uint16", load(a, first, 2)), T.uint16(0x8080))
+        return T.reinterpret("int8x8", T.broadcast(bits, 4))
+
+    return pair(index), pair(index + 2)
+
+
+def _neon(acc: Expr, a: tuple[Expr, Expr], w: tuple[Expr, Expr]) -> Expr:
+    # Two products of (-128..127) * (-127..127) fit 16 bits, so smull + smlal + sadalp is exact.
+    def product(x: Expr, y: Expr) -> Expr:
+        return T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", x, y)
+
+    pairs = product(a[0], w[0]) + product(a[1], w[1])
+    return acc + T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
+
+
+NEON = Instructions(
+    "neon", 4, 4, True, _neon_act, lambda w, i: (load(w, i, 8), load(w, i + 8, 8)), _neon, (1, 0, 2), (2, 2)
+)
+
+
+def _sdot_act(a: Buffer, index: Expr) -> Expr:
+    flipped = T.bitwise_xor(T.reinterpret("uint32", load(a, index, 4)), T.uint32(0x80808080))
+    return T.reinterpret("int8x16", T.broadcast(flipped, 4))
+
+
+def _sdot(acc: Expr, a: Expr, w: Expr) -> Expr:
+    return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, w, a)
+
+
+NEON_DOTPROD = Instructions(
+    "neon-dotprod", 4, 4, True, _sdot_act, lambda w, i: load(w, i, 16), _sdot, (0, 1, 2), (1, 4)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`pixels` x `vectors` of output channels are held in registers."""
+
+    pixels: int
+    vectors: int
+
+
+def block_channels(instructions: Instructions, tile: Tile) -> int:
+    return instructions.lanes * tile.vectors
+
+
+def pack(weight: np.ndarray, instructions: Instructions, tile: Tile) -> np.ndarray:
+    """(channels, taps, length) int8 -> flat int8 in the order in which the kernel reads, padded with zeros.
+
+    Order: block, tap, group, vector, then the instruction set's own order of (channel, element).
+    """
+    block = block_channels(instructions, tile)
+    channels, taps, length = weight.shape
+    blocks, groups = -(-channels // block), -(-length // instructions.group)
+    padded = np.zeros((blocks * block, taps, groups * instructions.group), np.int8)
+    padded[:channels, :, :length] = weight
+    split = padded.reshape(
+        blocks, tile.vectors, instructions.lanes, taps, groups, instructions.splits[0], instructions.splits[1]
+    )
+    inner = tuple((2, 5, 6)[axis] for axis in instructions.order)
+    return np.ascontiguousarray(split.transpose(0, 3, 4, 1, *inner)).reshape(-1)
+
+
+def symbol(instructions: Instructions, tile: Tile, out_dtype: str) -> str:
+    isa = instructions.isa.replace("-", "_")
+    return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{out_dtype}"
+
+
+def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
+    """`void f(A, W, bias, scale, Y, parameters)`; out_dtype is "uint8" or "float32" (accumulator * scale)."""
+    lanes, group = instructions.lanes, instructions.group
+    block = block_channels(instructions, tile)
+    vector_bytes = lanes * group
+
+    def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
+        tail = local(out_dtype, block)
+        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
+
+        def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
+            for m in range(pixels):
+                for v in range(tile.vectors):
+                    start = (m * tile.vectors + v) * lanes
+                    store(acc, load(bias, n * block + v * lanes, lanes), start, lanes)
+            base = row * p[Parameter.IN_ROW] + column * p[Parameter.IN_COLUMN]
+            with T.serial(0, p[Parameter.TAPS]) as t:
+                first = base + p[Parameter.OFFSETS + t]
+                weights = (n * p[Parameter.TAPS] + t) * p[Parameter.GROUPS]
+                with T.serial(0, p[Parameter.GROUPS]) as g:
+                    acts = [
+                        instructions.load_act(a, first + m * p[Parameter.IN_COLUMN] + g * group)
+                        for m in range(pixels)
+                    ]
+                    for v in range(tile.vectors):
+                        vector = instructions.load_weight(w, ((weights + g) * tile.vectors + v) * vector_bytes)
+                        for m in range(pixels):
+                            at_lane = (m * tile.vectors + v) * lanes
+                            total = instructions.multiply_add(load(acc, at_lane, lanes), acts[m], vector)
+                            store(acc, total, at_lane, lanes)
+            for m in range(pixels):
+                write_pixel(m, acc, n, row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN])
+
+        def finished(m: int, v: int, acc: Buffer, n: Expr) -> Expr:
+            total = load(acc, (m * tile.vectors + v) * lanes, lanes)
+            factor = load(scale, n * block + v * lanes, lanes)
+            if out_dtype == "float32":
+                return convert(total, "float32", lanes) * factor
+            return requantized(total, factor, bounds, lanes)
+
+        def write_pixel(m: int, acc: Buffer, n: Expr, out: Expr) -> None:
+            with T.If((n + 1) * block <= p[Parameter.CHANNELS]):
+                with T.Then():
+                    for v in range(tile.vectors):
+                        store(y, finished(m, v, acc, n), out + n * block + v * lanes, lanes)
+                with T.Else():
+                    for v in range(tile.vectors):
+                        store(tail, finished(m, v, acc, n), v * lanes, lanes)
+                    with T.serial(0, p[Parameter.CHANNELS] - n * block) as j:
+                        store(y, tail[j], out + n * block + j)
+
+        many = local("int32", tile.pixels * block)
+        one = local("int32", block)
+        with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
+            whole = T.floordiv(p[Parameter.COLUMNS], tile.pixels)
+            with T.serial(0, whole) as i:
+                tile_body(tile.pixels, many, n, row, i * tile.pixels)
+            with T.serial(0, p[Parameter.COLUMNS] - whole * tile.pixels) as i:
+                tile_body(1, one, n, row, whole * tile.pixels + i)
+
+    pointers = {
+        "a": "uint8",
+        "w": "int8",
+        "bias": "int32",
+        "scale": "float32",
+        "y": out_dtype,
+        "parameters": "int32",
+    }
+    return prim_func(symbol(instructions, tile, out_dtype), pointers, body)

@@ -1,0 +1,251 @@
+"""The kernel table: one row per kernel of a layer with weights. Selection, tests and benchmarks all read it.
+
+A row says what it can compute; the first row, in the order of the target's instruction sets and of the table, that
+accepts a layer serves it. Weight bits below 8 are stored packed and unpacked by `subbyte` before the kernel runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from haqnas.kernels import amx, depthwise, dot
+from haqnas.kernels.tir import PrimFunc
+from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A layer as its kernel sees it; all strides in elements."""
+
+    kind: str  # "dot" | "depthwise" | "grouped"
+    rows: int
+    columns: int
+    channels: int  # of the output
+    length: int  # consecutive input elements at a tap
+    offsets: tuple[int, ...]  # of the taps
+    group_out: int  # output channels of a group
+    in_row: int
+    in_column: int
+    out_row: int
+    out_column: int
+    zero_point: int
+    low: int
+    high: int
+    weight_bits: int
+    act_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Workspace that a kernel needs while it runs."""
+
+    size_bytes: int
+
+
+Extra = np.ndarray | Scratch  # arguments after (A, W, bias, scale, Y)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One row: a kernel function with fixed code that serves layers of any shape it accepts."""
+
+    name: str
+    isa: str
+    kind: str
+    weight_bits: range
+    act_bits: range
+    block: int  # output channels are padded to a multiple of it in weights, bias and scale
+    overread_bytes: int  # bytes after the last element of A that may be read
+    act_offset: int  # subtracted from A by the kernel: 128 where the instruction wants signed numbers
+    accepts: Callable[[Geometry], bool]
+    pack: Callable[[np.ndarray], np.ndarray]  # (channels, taps, length) int8 -> flat int8
+    function: Callable[[str], PrimFunc]  # by output dtype
+    symbol: Callable[[str], str]
+    extras: Callable[[Geometry], tuple[Extra, ...]]
+
+
+def _parameters(values: dict[int, int], offsets: Sequence[int], first: int) -> np.ndarray:
+    out = np.zeros(first + len(offsets), np.int32)
+    for position, value in values.items():
+        out[position] = value
+    out[first:] = offsets
+    return out
+
+
+def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
+    block = dot.block_channels(instructions, tile)
+
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p = dot.Parameter
+        values = {
+            p.ROWS: g.rows,
+            p.COLUMNS: g.columns,
+            p.BLOCKS: -(-g.channels // block),
+            p.CHANNELS: g.channels,
+            p.TAPS: len(g.offsets),
+            p.GROUPS: -(-g.length // instructions.group),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+            p.ZERO_POINT: g.zero_point,
+            p.LOW: g.low,
+            p.HIGH: g.high,
+        }
+        return (_parameters(values, g.offsets, p.OFFSETS),)
+
+    return Kernel(
+        name=f"dot/{instructions.isa}/{tile.pixels}x{block}",
+        isa=instructions.isa,
+        kind="dot",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=block,
+        overread_bytes=instructions.group - 1,
+        act_offset=128 if instructions.signed_act else 0,
+        # A packed 1-bit weight cannot be the zero that pads a group.
+        accepts=lambda g: g.weight_bits > 1 or g.length % instructions.group == 0,
+        pack=lambda weight: dot.pack(weight, instructions, tile),
+        function=lambda dtype: dot.kernel(instructions, tile, dtype),
+        symbol=lambda dtype: dot.symbol(instructions, tile, dtype),
+        extras=extras,
+    )
+
+
+def _amx_extras(g: Geometry) -> tuple[Extra, ...]:
+    p = amx.Parameter
+    height = amx.tile_height(g.columns)
+    row_tiles = -(-g.columns // height)
+    values = {
+        p.TILES: row_tiles * g.rows,
+        p.ROW_TILES: row_tiles,
+        p.HEIGHT: height,
+        p.COLUMNS: g.columns,
+        p.BLOCKS: -(-g.channels // amx.BLOCK),
+        p.CHANNELS: g.channels,
+        p.TAPS: len(g.offsets),
+        p.CHUNKS: -(-g.length // amx.CHUNK),
+        p.IN_ROW: g.in_row,
+        p.IN_COLUMN: g.in_column,
+        p.OUT_ROW: g.out_row,
+        p.OUT_COLUMN: g.out_column,
+        p.ZERO_POINT: g.zero_point,
+        p.LOW: g.low,
+        p.HIGH: g.high,
+    }
+    return Scratch(amx.SCRATCH_BYTES), amx.configuration(height), _parameters(values, g.offsets, p.OFFSETS)
+
+
+AMX = Kernel(
+    name="dot/amx-int8",
+    isa="amx-int8",
+    kind="dot",
+    weight_bits=WEIGHT_BITS,
+    act_bits=ACT_BITS,
+    block=amx.BLOCK,
+    overread_bytes=amx.CHUNK - 1,
+    act_offset=0,
+    # Short rows leave tiles empty, short taps leave chunks empty: VNNI wastes less there.
+    accepts=lambda g: (
+        g.columns >= 5 and g.length >= 32 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
+    ),
+    pack=amx.pack,
+    function=amx.kernel,
+    symbol=amx.symbol,
+    extras=_amx_extras,
+)
+
+
+def _small_group_extras(g: Geometry) -> tuple[Extra, ...]:
+    p = depthwise.Parameter
+    values = {
+        p.ROWS: g.rows,
+        p.COLUMNS: g.columns,
+        p.CHANNELS: g.channels,
+        p.TAPS: len(g.offsets),
+        p.WEIGHT_ROW: -(-g.channels // depthwise.LANES) * depthwise.LANES,
+        p.GROUP_IN: g.length,
+        p.GROUP_OUT: g.group_out,
+        p.IN_ROW: g.in_row,
+        p.IN_COLUMN: g.in_column,
+        p.OUT_ROW: g.out_row,
+        p.OUT_COLUMN: g.out_column,
+        p.ZERO_POINT: g.zero_point,
+        p.LOW: g.low,
+        p.HIGH: g.high,
+    }
+    return (_parameters(values, g.offsets, p.OFFSETS),)
+
+
+DEPTHWISE = Kernel(
+    name="depthwise/portable",
+    isa="portable",
+    kind="depthwise",
+    weight_bits=WEIGHT_BITS,
+    act_bits=ACT_BITS,
+    block=depthwise.LANES,
+    overread_bytes=0,
+    act_offset=0,
+    accepts=lambda g: True,
+    pack=depthwise.pack_depthwise,
+    function=depthwise.depthwise_kernel,
+    symbol=depthwise.depthwise_symbol,
+    extras=_small_group_extras,
+)
+
+GROUPED = Kernel(
+    name="grouped/portable",
+    isa="portable",
+    kind="grouped",
+    weight_bits=WEIGHT_BITS,
+    act_bits=ACT_BITS,
+    block=1,
+    overread_bytes=0,
+    act_offset=0,
+    accepts=lambda g: True,
+    pack=depthwise.pack_grouped,
+    function=depthwise.grouped_kernel,
+    symbol=depthwise.grouped_symbol,
+    extras=_small_group_extras,
+)
+
+TABLE: tuple[Kernel, ...] = (
+    AMX,
+    _dot_row(dot.AVX512_VNNI, dot.Tile(6, 2)),
+    _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
+    _dot_row(dot.AVX2, dot.Tile(4, 2)),
+    _dot_row(dot.AVX2, dot.Tile(6, 1)),
+    _dot_row(dot.NEON_DOTPROD, dot.Tile(4, 4)),
+    _dot_row(dot.NEON_DOTPROD, dot.Tile(6, 2)),
+    _dot_row(dot.NEON, dot.Tile(4, 4)),
+    _dot_row(dot.NEON, dot.Tile(6, 2)),
+    _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
+    DEPTHWISE,
+    GROUPED,
+)
+
+
+def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
+    """Rows that can compute a layer on a machine with `isas` (best first; "portable" is always one of them)."""
+    ranked = [*isas, "portable"]
+    rows = [
+        row
+        for row in TABLE
+        if row.isa in ranked
+        and row.kind == geometry.kind
+        and geometry.weight_bits in row.weight_bits
+        and geometry.act_bits in row.act_bits
+        and row.accepts(geometry)
+    ]
+
+    def rank(row: Kernel) -> tuple[int, int, int]:
+        padded = -(-geometry.channels // row.block) * row.block
+        return ranked.index(row.isa), padded, -row.block
+
+    return tuple(sorted(rows, key=rank))
+
+
+def select(geometry: Geometry, isas: Sequence[str]) -> Kernel:
+    """The best row by rule: best instruction set, then fewest padded channels, then the larger block."""
+    return candidates(geometry, isas)[0]

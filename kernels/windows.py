@@ -1,0 +1,120 @@
+"""Kernels over images of channels-last pixels: maximum and average pooling, nearest and bilinear resizing.
+
+Windows and interpolation taps are computed at compile time and passed as tables: borders cost no branches.
+The innermost loop runs over channels, which lie next to each other in memory.
+"""
+
+from enum import IntEnum
+
+from tvm.tirx.script.builder import ir as T
+
+from haqnas.graph.windows import BILINEAR_BITS
+from haqnas.kernels.tir import Buffer, PrimFunc, clamp_bounds, prim_func, requantized, store
+
+
+class Parameter(IntEnum):
+    """Positions in the parameter array."""
+
+    ROWS = 0  # of the output
+    COLUMNS = 1
+    CHANNELS = 2
+    IN_ROW = 3
+    IN_COLUMN = 4
+    OUT_ROW = 5
+    OUT_COLUMN = 6
+    ROW_STEP = 7  # dilation
+    COLUMN_STEP = 8
+    IN_ZERO_POINT = 9
+    ZERO_POINT = 10
+    LOW = 11
+    HIGH = 12
+
+
+def max_pool_kernel() -> PrimFunc:
+    """`void f(Y, A, rows, columns, parameters)`; rows and columns: (first, count) of each window."""
+
+    def body(y: Buffer, a: Buffer, rows: Buffer, columns: Buffer, p: Buffer) -> None:
+        with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.COLUMNS]) as column:
+            out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+            with T.serial(0, p[Parameter.CHANNELS]) as c:
+                store(y, T.uint8(0), out + c)
+            with T.serial(0, rows[2 * row + 1]) as i, T.serial(0, columns[2 * column + 1]) as j:
+                above = rows[2 * row] + i * p[Parameter.ROW_STEP]
+                left = columns[2 * column] + j * p[Parameter.COLUMN_STEP]
+                source = above * p[Parameter.IN_ROW] + left * p[Parameter.IN_COLUMN]
+                with T.serial(0, p[Parameter.CHANNELS]) as c:
+                    store(y, T.max(y[out + c], a[source + c]), out + c)
+
+    pointers = {"y": "uint8", "a": "uint8", "rows": "int32", "columns": "int32", "parameters": "int32"}
+    return prim_func("hq_max_pool", pointers, body)
+
+
+def average_kernel() -> PrimFunc:
+    """`void f(Y, A, rows, columns, factors, sums, parameters)`: sums * factor, requantized.
+
+    `factors` float32 (rows, columns) holds scale / divisor of each window; `sums` is scratch, int32 per channel.
+    """
+
+    def body(
+        y: Buffer, a: Buffer, rows: Buffer, columns: Buffer, factors: Buffer, sums: Buffer, p: Buffer
+    ) -> None:
+        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
+        with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.COLUMNS]) as column:
+            height, width = rows[2 * row + 1], columns[2 * column + 1]
+            with T.serial(0, p[Parameter.CHANNELS]) as c:
+                store(sums, -(height * width) * p[Parameter.IN_ZERO_POINT], c)
+            with T.serial(0, height) as i, T.serial(0, width) as j:
+                source = (rows[2 * row] + i) * p[Parameter.IN_ROW] + (columns[2 * column] + j) * p[Parameter.IN_COLUMN]
+                with T.serial(0, p[Parameter.CHANNELS]) as c:
+                    store(sums, sums[c] + T.cast(a[source + c], "int32"), c)
+            out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+            factor = factors[row * p[Parameter.COLUMNS] + column]
+            with T.serial(0, p[Parameter.CHANNELS]) as c:
+                store(y, requantized(sums[c], factor, bounds, 1), out + c)
+
+    pointers = {
+        "y": "uint8",
+        "a": "uint8",
+        "rows": "int32",
+        "columns": "int32",
+        "factors": "float32",
+        "sums": "int32",
+        "parameters": "int32",
+    }
+    return prim_func("hq_average", pointers, body)
+
+
+def nearest_kernel() -> PrimFunc:
+    """`void f(Y, A, rows, columns, parameters)`; rows and columns: source index of each output index."""
+
+    def body(y: Buffer, a: Buffer, rows: Buffer, columns: Buffer, p: Buffer) -> None:
+        with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.COLUMNS]) as column:
+            source = rows[row] * p[Parameter.IN_ROW] + columns[column] * p[Parameter.IN_COLUMN]
+            out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+            with T.serial(0, p[Parameter.CHANNELS]) as c:
+                store(y, a[source + c], out + c)
+
+    pointers = {"y": "uint8", "a": "uint8", "rows": "int32", "columns": "int32", "parameters": "int32"}
+    return prim_func("hq_nearest", pointers, body)
+
+
+def bilinear_kernel() -> PrimFunc:
+    """`void f(Y, A, rows, columns, parameters)`; rows and columns: (lower, upper, weight of upper) per output index."""
+    one = 1 << BILINEAR_BITS
+
+    def body(y: Buffer, a: Buffer, rows: Buffer, columns: Buffer, p: Buffer) -> None:
+        with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.COLUMNS]) as column:
+            top, bottom = rows[3 * row] * p[Parameter.IN_ROW], rows[3 * row + 1] * p[Parameter.IN_ROW]
+            left, right = (columns[3 * column + k] * p[Parameter.IN_COLUMN] for k in (0, 1))
+            down, across = rows[3 * row + 2], columns[3 * column + 2]
+            out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+            with T.serial(0, p[Parameter.CHANNELS]) as c:
+                upper, lower = (
+                    T.cast(a[line + left + c], "int32") * (one - across) + T.cast(a[line + right + c], "int32") * across
+                    for line in (top, bottom)
+                )
+                total = upper * (one - down) + lower * down + (1 << (2 * BILINEAR_BITS - 1))
+                store(y, T.cast(T.shift_right(total, 2 * BILINEAR_BITS), "uint8"), out + c)
+
+    pointers = {"y": "uint8", "a": "uint8", "rows": "int32", "columns": "int32", "parameters": "int32"}
+    return prim_func("hq_bilinear", pointers, body)
