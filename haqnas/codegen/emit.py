@@ -1,0 +1,425 @@
+"""Emit a Program as C: one ahead-of-time function, its public header, a description, and the constants."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
+from haqnas.codegen.selftest import OutputSamples, SelfTest
+from haqnas.errors import ConfigurationError
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_FEATURE = re.compile(r'^HAQNAS_CPU_FEATURE\((\w+), "([^"]+)", (\w+)\)$', re.MULTILINE)
+_C_TYPES = {"uint8": "uint8_t", "float32": "float"}
+_DTYPES = {"uint8": "HAQNAS_UINT8", "float32": "HAQNAS_FLOAT32"}
+_POINTERS = {
+    Region.WORKSPACE: "work",
+    Region.CONSTANTS: "constants",
+    Region.INPUT: "in{index}",
+    Region.OUTPUT: "out{index}",
+}
+
+
+def runtime_folder() -> Path:
+    """Where the C runtime's sources are installed."""
+    return Path(str(resources.files("haqnas.kernels"))) / "runtime"
+
+
+def cpu_features() -> dict[str, str]:
+    """Name of each CPU feature that the runtime detects -> its C enumerator; read from the C table."""
+    table = (runtime_folder() / "cpu_features.inc").read_text(encoding="utf-8")
+    return {name: enumerator for enumerator, name, _ in _FEATURE.findall(table)}
+
+
+def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path, ...]:
+    """Write `<name>.c`, `<name>.h`, `<name>_model.c`, `<name>_constants.S` and `constants.bin` into `folder`.
+
+    `<name>.c` and the constants are the library; `<name>_model.c` describes the model, with the self test
+    `golden`, for the executable and the TVM entry. Raises ConfigurationError for a name that is not a C
+    identifier or a CPU feature that the runtime cannot detect, OSError when the folder cannot be written.
+    """
+    if not _IDENTIFIER.fullmatch(program.name):
+        raise ConfigurationError(
+            f"a model's name becomes a C identifier (letters, digits, _), but got {program.name!r}; "
+            "rename the model file"
+        )
+    name = program.name
+    files = {
+        f"{name}.h": _header(program),
+        f"{name}.c": _source(program),
+        f"{name}_model.c": _description(program, golden),
+        f"{name}_constants.S": _constants_assembly(program),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    (folder / "constants.bin").write_bytes(program.constants)
+    return (*(folder / file for file in files), folder / "constants.bin")
+
+
+# Pieces of C ------------------------------------------------------------------------------------------------
+
+
+def _string(text: str) -> str:
+    """A C string literal; octal escapes end after three digits, so that no following character joins them."""
+    escaped = "".join(
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{escaped}"'
+
+
+def _float(value: float) -> str:
+    """A C literal of the float32 nearest to `value`; nine digits are enough to read it back."""
+    text = f"{float(np.float32(value)):.9g}"
+    if not re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", text):
+        raise ConfigurationError(f"scales and expected outputs must be finite, but got {value!r}")
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+def _int32(value: int) -> str:
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(f"a kernel's integer argument is an int32_t, but got {value}")
+    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
+
+
+def _join(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def inverse_scale(info: TensorInfo) -> float:
+    """The factor that turns a real value of `info` into an integer: float32(1 / scale)."""
+    return float(np.float32(1.0 / info.scale))
+
+
+def _element_count(info: TensorInfo) -> int:
+    return info.size_bytes // (4 if info.dtype == "float32" else 1)
+
+
+def _workspace_bytes(program: Program) -> int:
+    """At least one line, so that a workspace is never an array of size zero."""
+    return max(64, program.workspace_bytes)
+
+
+def _feature_set(program: Program) -> str:
+    known = cpu_features()
+    for feature in program.required_cpu_features:
+        if feature not in known:
+            raise ConfigurationError(
+                f"the runtime cannot check the CPU feature {feature!r}; it knows {_join(sorted(known))}"
+            )
+    return " | ".join(f"HAQNAS_CPU({known[f]})" for f in program.required_cpu_features) or "0"
+
+
+# Header -----------------------------------------------------------------------------------------------------
+
+
+def _tensor_macros(prefix: str, info: TensorInfo) -> str:
+    quantized = f"""\
+#define {prefix}_SCALE {_float(info.scale)}
+#define {prefix}_ZERO_POINT {info.zero_point}
+#define {prefix}_QUANT_MAX {info.quant_max}
+"""
+    return f"""\
+#define {prefix}_NAME {_string(info.name)}
+#define {prefix}_TYPE {_C_TYPES[info.dtype]}
+#define {prefix}_RANK {len(info.shape)}
+#define {prefix}_SHAPE {{{_join(info.shape)}}}
+#define {prefix}_ELEMENTS {_element_count(info)}
+#define {prefix}_BYTES {info.size_bytes}
+{quantized if info.dtype == "uint8" else ""}"""
+
+
+def _quantize_function(name: str, index: int, info: TensorInfo) -> str:
+    low, high = -info.zero_point, info.quant_max - info.zero_point
+    return f"""\
+/* Real values to input {index}: value / scale rounded half to even, plus zero point, clamped; NaN gives 0. */
+static inline void {name}_quantize_input{index}(const float *real, uint8_t *quantized, size_t count) {{
+  size_t i;
+  for (i = 0; i < count; ++i) {{
+    float value = nearbyintf(real[i] * {_float(inverse_scale(info))});
+    if (!(value >= {_float(low)})) value = {_float(low)};
+    if (value > {_float(high)}) value = {_float(high)};
+    quantized[i] = (uint8_t)((int32_t)value + {_int32(info.zero_point)});
+  }}
+}}
+"""
+
+
+def _dequantize_function(name: str, index: int, info: TensorInfo) -> str:
+    return f"""\
+/* Output {index} to real values: scale * (integer - zero point). */
+static inline void {name}_dequantize_output{index}(const uint8_t *quantized, float *real, size_t count) {{
+  size_t i;
+  for (i = 0; i < count; ++i)
+    real[i] = (float)((int32_t)quantized[i] - {_int32(info.zero_point)}) * {_float(info.scale)};
+}}
+"""
+
+
+def _header(program: Program) -> str:
+    name, upper = program.name, program.name.upper()
+    macros = [_tensor_macros(f"{upper}_INPUT{i}", info) for i, info in enumerate(program.inputs)]
+    macros += [_tensor_macros(f"{upper}_OUTPUT{i}", info) for i, info in enumerate(program.outputs)]
+    functions = [
+        _quantize_function(name, i, info) for i, info in enumerate(program.inputs) if info.dtype == "uint8"
+    ]
+    functions += [
+        _dequantize_function(name, i, info) for i, info in enumerate(program.outputs) if info.dtype == "uint8"
+    ]
+    needs = ", ".join(program.required_cpu_features) or "nothing beyond the architecture's baseline"
+    return f"""\
+/* {name}: a neural network compiled by haqnas {version("haqnas")}. C99 and C++11; link lib{name}.a and -lm.
+ * CPU features needed: {needs}. */
+#ifndef HAQNAS_MODEL_{upper}_H_
+#define HAQNAS_MODEL_{upper}_H_
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of the workspace, and its alignment. */
+#define {upper}_WORKSPACE_BYTES {_workspace_bytes(program)}
+#define {upper}_WORKSPACE_ALIGNMENT 64
+
+#define {upper}_INPUT_COUNT {len(program.inputs)}
+#define {upper}_OUTPUT_COUNT {len(program.outputs)}
+
+/* A uint8 tensor's real value is scale * (integer - zero point); integers go from 0 to QUANT_MAX. */
+{chr(10).join(macros)}
+/* Results of {name}_run. */
+enum {name}_status {{
+  {upper}_OK = 0,
+  {upper}_ERROR_NULL = 1,
+  {upper}_ERROR_ALIGNMENT = 2,
+  {upper}_ERROR_CPU = 3,
+  {upper}_ERROR_IO_ALIGNMENT = 4
+}};
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* Run the network once. `inputs` and `outputs` are arrays of INPUT_COUNT and OUTPUT_COUNT pointers to buffers
+ * of the sizes above, in row-major order; float32 buffers are aligned to 4 bytes. `workspace` has
+ * WORKSPACE_BYTES bytes, aligned to 64, holds nothing between calls, and overlaps no other buffer. Allocates
+ * nothing, does no input or output, keeps no state: threads may call it at once, each with its own workspace
+ * and outputs. Returns 0, or an error code without having written anything. */
+int {name}_run(const void *const *inputs, void *const *outputs, void *workspace);
+
+/* One sentence in English on a result of {name}_run; a constant string. */
+const char *{name}_error_message(int status);
+
+#ifdef __cplusplus
+}} /* extern "C" */
+#endif
+
+{chr(10).join(functions)}
+#endif /* HAQNAS_MODEL_{upper}_H_ */
+"""
+
+
+# Source -----------------------------------------------------------------------------------------------------
+
+
+def _prototypes(calls: Iterable[Call]) -> list[str]:
+    """One declaration a kernel. All pointers are `const void *`, so that any buffer converts by itself."""
+    kinds: dict[str, tuple[str, ...]] = {}
+    for call in calls:
+        kind = tuple("int32_t" if isinstance(a, int) else "const void *" for a in call.arguments)
+        if kinds.setdefault(call.symbol, kind) != kind:
+            raise ValueError(f"{call.symbol} is called with arguments of different kinds")
+    return [f"void {symbol}({_join(kind) or 'void'});" for symbol, kind in kinds.items()]
+
+
+def _argument(program: Program, argument: Pointer | int) -> str:
+    if isinstance(argument, int):
+        return _int32(argument)
+    sizes = {
+        Region.WORKSPACE: (program.workspace_bytes,),
+        Region.CONSTANTS: (len(program.constants),),
+        Region.INPUT: tuple(info.size_bytes for info in program.inputs),
+        Region.OUTPUT: tuple(info.size_bytes for info in program.outputs),
+    }[argument.region]
+    if not (0 <= argument.index < len(sizes) and 0 <= argument.offset_bytes <= sizes[argument.index]):
+        raise ValueError(f"{argument} points outside of its region; the regions' sizes are {sizes}")
+    base = _POINTERS[argument.region].format(index=argument.index)
+    return f"{base} + {argument.offset_bytes}" if argument.offset_bytes else base
+
+
+def _call(program: Program, call: Call) -> str:
+    comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
+    return f"  {call.symbol}({_join(_argument(program, a) for a in call.arguments)});{comment}"
+
+
+def _checks(program: Program) -> str:
+    lines = ["  if (!inputs || !outputs || !workspace) return HAQNAS_ERROR_NULL;"]
+    for variable, array, infos in (("in", "inputs", program.inputs), ("out", "outputs", program.outputs)):
+        const = "const " if variable == "in" else ""
+        for i in range(len(infos)):
+            lines.append(f"  {const}unsigned char *const {variable}{i} = {array}[{i}];")
+            lines.append(f"  if (!{variable}{i}) return HAQNAS_ERROR_NULL;")
+        for i, info in enumerate(infos):
+            if info.dtype == "float32":
+                lines.append(f"  if ((uintptr_t){variable}{i} % 4) return HAQNAS_ERROR_IO_ALIGNMENT;")
+    return "\n".join(lines)
+
+
+def _source(program: Program) -> str:
+    name = program.name
+    return f"""\
+/* {name}: emitted by haqnas {version("haqnas")}; do not edit. */
+#include "{name}.h"
+
+#include "haqnas_runtime.h"
+
+/* In {name}_constants.S: packed weights, scales, tables. */
+extern __attribute__((visibility("hidden"))) const unsigned char {name}_constants[];
+
+{chr(10).join(_prototypes(program.calls))}
+
+int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+{_checks(program)}
+  if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;
+  if (haqnas_cpu_missing({_feature_set(program)})) return HAQNAS_ERROR_CPU;
+  unsigned char *const work = workspace;
+  const unsigned char *const constants = {name}_constants;
+  (void)work, (void)constants;
+{chr(10).join(_call(program, call) for call in program.calls)}
+  return HAQNAS_OK;
+}}
+
+const char *{name}_error_message(int status) {{
+  switch (status) {{
+    case HAQNAS_OK:
+      return "ok";
+    case HAQNAS_ERROR_NULL:
+      return "an argument or a buffer is a null pointer";
+    case HAQNAS_ERROR_ALIGNMENT:
+      return "the workspace must be aligned to 64 bytes (aligned_alloc)";
+    case HAQNAS_ERROR_CPU:
+      return {_string(_cpu_message(program))};
+    case HAQNAS_ERROR_IO_ALIGNMENT:
+      return "a float32 input or output must be aligned to 4 bytes";
+    default:
+      return "unknown status";
+  }}
+}}
+"""
+
+
+def _cpu_message(program: Program) -> str:
+    needs = _join(program.required_cpu_features) or "nothing"
+    return f"the CPU or its Linux lacks a feature that the model was compiled for; it needs {needs}"
+
+
+def _constants_assembly(program: Program) -> str:
+    """The digest makes the text follow the data: compilers that cache by source would miss a changed .bin."""
+    symbol = f"{program.name}_constants"
+    return f"""\
+/* {symbol}, sha256 {hashlib.sha256(program.constants).hexdigest()} */
+  .section .rodata.{symbol}, "a", @progbits
+  .balign 64
+  .globl {symbol}
+  .hidden {symbol}
+  .type {symbol}, @object
+{symbol}:
+  .incbin "constants.bin"
+  .size {symbol}, . - {symbol}
+  .byte 0
+  .section .note.GNU-stack, "", @progbits
+"""
+
+
+# Description ------------------------------------------------------------------------------------------------
+
+
+def _info_json(program: Program) -> str:
+    def tensor(info: TensorInfo) -> dict[str, object]:
+        return {
+            "name": info.name,
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "scale": float(np.float32(info.scale)),
+            "zero_point": info.zero_point,
+            "quant_max": info.quant_max,
+            "size_bytes": info.size_bytes,
+        }
+
+    return json.dumps(
+        {
+            "name": program.name,
+            "haqnas": version("haqnas"),
+            "inputs": [tensor(info) for info in program.inputs],
+            "outputs": [tensor(info) for info in program.outputs],
+            "workspace_bytes": _workspace_bytes(program),
+            "constants_bytes": len(program.constants),
+            "required_cpu_features": list(program.required_cpu_features),
+            "is_exact": program.is_exact,
+        }
+    )
+
+
+def _tensor_table(kind: str, infos: tuple[TensorInfo, ...]) -> str:
+    shapes = [
+        f"static const int64_t {kind}{i}_shape[] = {{{_join(info.shape) or 0}}};"
+        for i, info in enumerate(infos)
+    ]
+    rows = [
+        f"    {{{_string(info.name)}, {_DTYPES[info.dtype]}, {len(info.shape)}, {kind}{i}_shape, "
+        f"{info.size_bytes}, {info.quant_max}}},"
+        for i, info in enumerate(infos)
+    ]
+    return "\n".join([*shapes, f"static const haqnas_tensor {kind}s[] = {{", *rows, "};"])
+
+
+def _samples_table(samples: tuple[OutputSamples, ...]) -> str:
+    values = [
+        f"static const float samples{i}[] = {{{_join(map(_float, sample.values)) or '0.0f'}}};"
+        for i, sample in enumerate(samples)
+    ]
+    rows = [
+        f"    {{{len(sample.values)}, samples{i}, {_float(sample.tolerance)}}},"
+        for i, sample in enumerate(samples)
+    ]
+    return "\n".join([*values, "static const haqnas_samples samples[] = {", *rows, "};"])
+
+
+def _description(program: Program, golden: SelfTest) -> str:
+    name = program.name
+    if golden.output_hash is None and len(golden.samples) != len(program.outputs):
+        raise ValueError(f"{len(program.outputs)} outputs, but samples of {len(golden.samples)}")
+    is_hashed = golden.output_hash is not None
+    return f"""\
+/* {name}: what the executable needs to know of the model; emitted by haqnas, do not edit. */
+#include "{name}.h"
+
+#include "haqnas_runtime.h"
+
+{_tensor_table("input", program.inputs)}
+{_tensor_table("output", program.outputs)}
+{"" if is_hashed else _samples_table(golden.samples)}
+
+extern const haqnas_model {name}_model;
+const haqnas_model {name}_model = {{
+    .name = "{name}",
+    .version = {_string(version("haqnas"))},
+    .info_json = {_string(_info_json(program))},
+    .input_count = {len(program.inputs)},
+    .output_count = {len(program.outputs)},
+    .inputs = inputs,
+    .outputs = outputs,
+    .workspace_bytes = {_workspace_bytes(program)},
+    .required_cpu_features = {_feature_set(program)},
+    .run = {name}_run,
+    .error_message = {name}_error_message,
+    .output_hash = UINT64_C({golden.output_hash or 0}),
+    .samples = {"NULL" if is_hashed else "samples"},
+}};
+"""

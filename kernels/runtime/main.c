@@ -1,0 +1,84 @@
+/* The executable of one model: chooses the job by its arguments. Exit codes: 0 done; others in
+ * program.h. */
+#define _GNU_SOURCE /* POSIX calls under -std=c11 */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "program.h"
+
+static void put_usage(text* out) {
+  put(out, "usage: ");
+  put(out, HAQNAS_MODEL.name);
+  for (int32_t i = 0; i < HAQNAS_MODEL.input_count; ++i) put(out, " INPUT.bin");
+  put(out,
+      " -o OUTDIR\n"
+      "  INPUT.bin     raw bytes of one input, in the model's order; several records back to back\n"
+      "                run the model once for each\n"
+      "  -o OUTDIR     write output0.bin, output1.bin ... there\n"
+      "  --bench N     time N runs on made-up input and print one JSON object, nanoseconds\n"
+      "  --golden      run the built-in self test\n"
+      "  --info        print inputs, outputs, workspace and CPU features as JSON\n"
+      "  --version     print the name and version\n"
+      "  --help        print this\n");
+}
+
+static int print(const char* first, const char* second, const char* third) {
+  text out = {.fd = STDOUT_FILENO};
+  put(&out, first);
+  put(&out, second);
+  put(&out, third);
+  put(&out, "\n");
+  return end_output(&out);
+}
+
+static int is_word(const char* argument, const char* word) { return strcmp(argument, word) == 0; }
+
+/* Reads `INPUT.bin... -o OUTDIR` and runs it. */
+static int run_arguments(int argc, char** argv) {
+  const char** paths = calloc((size_t)argc + 1, sizeof *paths);
+  const char* folder = NULL;
+  int32_t count = 0;
+  if (!paths) return fail(EXIT_DEVICE, "not enough memory", "", "");
+  for (int i = 1; i < argc; ++i) {
+    if (is_word(argv[i], "-o")) {
+      if (++i == argc) return fail_usage("-o takes a folder, but got nothing", "");
+      folder = argv[i];
+    } else if (argv[i][0] == '-') {
+      return fail_usage("unknown option ", argv[i]);
+    } else {
+      paths[count++] = argv[i];
+    }
+  }
+  if (count != HAQNAS_MODEL.input_count) {
+    text out = error_line();
+    put(&out, "the model takes ");
+    put_count(&out, (uint64_t)HAQNAS_MODEL.input_count);
+    put(&out, " input file(s), but got ");
+    put_count(&out, (uint64_t)count);
+    put(&out, "; --help shows what there is");
+    return end_line(&out, EXIT_USAGE);
+  }
+  if (!folder) return fail_usage("say where the outputs go: -o OUTDIR", "");
+  return run_files(paths, folder);
+}
+
+int main(int argc, char** argv) {
+  const char* first = argc > 1 ? argv[1] : "--help";
+  const int is_alone = argc <= 2;
+  if (is_word(first, "--bench")) {
+    if (argc > 3) return fail_usage("--bench takes one number, but got also ", argv[3]);
+    return run_bench(argc > 2 ? argv[2] : NULL);
+  }
+  if (is_alone && is_word(first, "--golden")) return run_golden();
+  if (is_alone && is_word(first, "--info")) return print(HAQNAS_MODEL.info_json, "", "");
+  if (is_alone && is_word(first, "--version"))
+    return print(HAQNAS_MODEL.name, ", compiled by haqnas ", HAQNAS_MODEL.version);
+  if (is_alone && (is_word(first, "--help") || is_word(first, "-h"))) {
+    text out = {.fd = argc > 1 ? STDOUT_FILENO : STDERR_FILENO};
+    put_usage(&out);
+    flush(&out);
+    return argc > 1 ? 0 : EXIT_USAGE;
+  }
+  return run_arguments(argc, argv);
+}
