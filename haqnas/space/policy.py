@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ class Policy:
     """Bits by layer name; a layer that is not named gets `default`."""
 
     default: QuantSpec
-    layers: Mapping[str, QuantSpec] = MappingProxyType({})
+    layers: Mapping[str, QuantSpec] = field(default_factory=lambda: MappingProxyType({}))
 
     def spec_of(self, layer: str) -> QuantSpec:
         return self.layers.get(layer, self.default)
