@@ -1,0 +1,22 @@
+"""haqnas: hardware-aware quantization compiler for PyTorch.
+
+    artifact = haqnas.compile(model, example_inputs, target="arm-cpu", output="out")
+    artifact.verify()
+
+The public names are imported on first use, so that `import haqnas.errors` does not load torch and TVM.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from haqnas.api import Artifact, Progress, compile, load  # noqa: A004
+
+__all__ = ["Artifact", "Progress", "compile", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from haqnas import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'haqnas' has no attribute {name!r}")

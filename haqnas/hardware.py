@@ -31,14 +31,22 @@ ISA_CPU_FEATURES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What the runtime can look for, by the first part of the triple; a test compares it with the runtime's own table.
+# fmt: off
 ARCH_CPU_FEATURES: Mapping[str, frozenset[str]] = {
     "x86_64": frozenset(
-        "sse4.2 popcnt avx avx2 bmi bmi2 f16c fma lzcnt movbe avx512f avx512bw avx512cd avx512dq avx512vl "
-        "avx512vnni amx-tile amx-int8".split()
+        (
+            "sse4.2", "popcnt", "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "avx512f",
+            "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "amx-tile", "amx-int8",
+        )
     ),
-    "aarch64": frozenset("asimd bf16 crc dotprod fcma fp16 i8mm jscvt lse rcpc rdm sve".split()),
-    "riscv64": frozenset(["v"]),
+    "aarch64": frozenset(
+        (
+            "asimd", "bf16", "crc", "dotprod", "fcma", "fp16", "i8mm", "jscvt", "lse", "rcpc", "rdm", "sve",
+        )
+    ),
+    "riscv64": frozenset(("v",)),
 }
+# fmt: on
 
 # A TOML array or table header line, and a key at the start of a line: to point at the line of a wrong field.
 _HEADER = re.compile(r"\s*\[\[?\s*([^\]\s]+)\s*\]")
@@ -185,7 +193,9 @@ def _contradiction(profile: HardwareProfile) -> tuple[tuple[str, ...], str] | No
         missing = [name for name in ISA_CPU_FEATURES[isa] if name not in profile.cpu_features]
         if missing:
             needed = ", ".join(missing)
-            return ("isas",), f"{isa!r} kernels execute {needed}: add it to 'cpu_features', or take {isa!r} out"
+            return (
+                "isas",
+            ), f"{isa!r} kernels execute {needed}: add it to 'cpu_features', or take {isa!r} out"
     for size_field in Machine.__dataclass_fields__:
         value = getattr(profile.machine, size_field)
         if value is not None and value <= 0:
@@ -222,7 +232,11 @@ def host_profile(profiles: Iterable[HardwareProfile], host: HostCpu) -> Hardware
     def rank(profile: HardwareProfile) -> tuple[int, int, str]:
         best = min(order.index(isa) for isa in (*profile.isas, "portable"))
         # The plain build of an instruction set before one tuned for a CPU that this machine may not be.
-        return best, -len(profile.cpu_features), "" if profile.cpu.startswith(("generic", "x86-64")) else profile.name
+        return (
+            best,
+            -len(profile.cpu_features),
+            "" if profile.cpu.startswith(("generic", "x86-64")) else profile.name,
+        )
 
     return min(runnable, key=rank)
 

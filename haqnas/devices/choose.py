@@ -25,7 +25,9 @@ def device_for(profile: HardwareProfile, uri: str | None, host: HostCpu) -> Devi
         return LocalDevice()
     kind, _, cpu = uri.partition(":")
     if kind != "qemu":
-        raise ConfigurationError(f"unknown device {uri!r}; known are local, qemu and qemu:CPU (qemu:cortex-a53)")
+        raise ConfigurationError(
+            f"unknown device {uri!r}; known are local, qemu and qemu:CPU (qemu:cortex-a53)"
+        )
     emulator = profile.emulator
     program = emulator.program if emulator else f"qemu-{profile.arch}"
     if shutil.which(program) is None:

@@ -68,7 +68,9 @@ def run_process(
 
 def _explain_start(error: OSError) -> str:
     if error.errno == errno.ENOEXEC:
-        return "it is built for another kind of CPU; choose a device that fits the target, such as --device qemu"
+        return (
+            "it is built for another kind of CPU; choose a device that fits the target, such as --device qemu"
+        )
     if error.errno == errno.EACCES:
         return "it is not executable, or its file system is mounted noexec"
     return error.strerror or str(error)
@@ -76,7 +78,9 @@ def _explain_start(error: OSError) -> str:
 
 def _explain_signal(number: int) -> str:
     if number == signal.SIGILL:
-        return "executed an instruction that this CPU does not have (SIGILL); compile for a target that fits it"
+        return (
+            "executed an instruction that this CPU does not have (SIGILL); compile for a target that fits it"
+        )
     if number == signal.SIGKILL:
         return "was killed (SIGKILL); out of memory is the usual reason"
     try:

@@ -54,7 +54,8 @@ def summarise(times_s: tuple[float, ...], device: str) -> Latency:
 def _count(executable: Path, device: QemuDevice, timeout_s: float) -> Latency:
     """Two run lengths: their difference leaves out the start, loading and printing of the program."""
     few, many = (
-        device.count_instructions(executable, ("--bench", str(runs)), timeout_s) for runs in (1, 1 + _COUNTED_RUNS)
+        device.count_instructions(executable, ("--bench", str(runs)), timeout_s)
+        for runs in (1, 1 + _COUNTED_RUNS)
     )
     return Latency("emulated", device.uri, _COUNTED_RUNS, instructions=round((many - few) / _COUNTED_RUNS))
 

@@ -32,7 +32,9 @@ def quantize_inputs(inputs: Sequence[FloatArray], infos: Sequence[TensorInfo]) -
                 f"input {info.name!r} must have the shape ({expected}), n the same for all inputs and above 0, "
                 f"but got {np.shape(values)}"
             )
-    return tuple(_quantize(np.asarray(values, np.float32), info) for values, info in zip(inputs, infos, strict=True))
+    return tuple(
+        _quantize(np.asarray(values, np.float32), info) for values, info in zip(inputs, infos, strict=True)
+    )
 
 
 def _quantize(values: FloatArray, info: TensorInfo) -> RawArray:

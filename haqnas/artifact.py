@@ -1,0 +1,306 @@
+"""Artifact: the directory that `compile` writes; saved atomically, loaded, verified, run and timed.
+
+DIR/manifest.json            written last: a directory without it is not an artefact
+    bin/<name>  lib/  include/<name>.h  policy.json
+    golden/inputs.npz, outputs.npz      what the executable reads, and what it must write, bit for bit
+    reference/graph.json, constants.npz the integer graph itself, so that `verify` can compute that again
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from haqnas.codegen.program import TensorInfo
+from haqnas.devices.choose import device_for
+from haqnas.devices.device import Device
+from haqnas.devices.latency import Latency, measure_latency
+from haqnas.devices.local import read_host_cpu
+from haqnas.devices.records import FloatArray, RawArray, dequantize, quantize_inputs, run_records
+from haqnas.errors import ConfigurationError, DeviceError, VerificationError
+from haqnas.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest, file_sha256
+from haqnas.rewrite.serialize import load_graph
+
+RUN_TIMEOUT_S = 600.0
+GOLDEN_INPUTS = Path("golden/inputs.npz")
+GOLDEN_OUTPUTS = Path("golden/outputs.npz")
+GRAPH = Path("reference/graph.json")
+CONSTANTS = Path("reference/constants.npz")
+POLICY = Path("policy.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `verify` looked at. A failure is an exception, not a Check."""
+
+    name: str
+    result: Literal["ok", "not run"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A complete artefact on disk."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def executable(self) -> Path:
+        """The static executable; raises ConfigurationError where the format `exe` was not asked for."""
+        name = f"bin/{self.manifest.name}"
+        if name not in self.manifest.files:
+            raise ConfigurationError(
+                f"{self.directory} has no executable (its formats are {', '.join(self.manifest.formats)}); "
+                "compile with --format exe"
+            )
+        return self.directory / name
+
+    def device(self, uri: str | None = None) -> Device | None:
+        """The device that runs this artefact; None where nothing here can. Raises as `device_for`."""
+        return device_for(self.manifest.profile, uri, read_host_cpu())
+
+    def run(
+        self, *inputs: FloatArray, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S
+    ) -> tuple[FloatArray, ...]:
+        """Run the executable on float32 inputs (n, ...), n records each; gives float32 outputs (n, ...).
+
+        Raises ConfigurationError for a wrong number or shape of inputs, DeviceError where the run fails.
+        """
+        infos = self.manifest.outputs
+        records = quantize_inputs(inputs, self.manifest.inputs)
+        raw = run_records(self.executable, records, infos, self._required_device(device), timeout_s)
+        return tuple(dequantize(values, info) for values, info in zip(raw, infos, strict=True))
+
+    def bench(self, device: str | None = None, runs: int = 100, timeout_s: float = RUN_TIMEOUT_S) -> Latency:
+        """Measure on the device: time, or instructions where it is emulated. Raises DeviceError."""
+        if runs < 1:
+            raise ConfigurationError(f"the number of runs must be at least 1, but got {runs}")
+        return measure_latency(self.executable, self._required_device(device), runs, timeout_s)
+
+    def verify(self, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Check, ...]:
+        """Check files, reference and binary; raises VerificationError at the first difference."""
+        return verify(self.directory, device, timeout_s)
+
+    def _required_device(self, uri: str | None) -> Device:
+        device = self.device(uri)
+        if device is None:
+            profile = self.manifest.profile
+            way_out = "type `apt install qemu-user`" if profile.emulator else "use a machine that has them"
+            raise DeviceError(
+                f"nothing here can run the target {profile.name!r} ({profile.arch}; "
+                f"{', '.join(profile.cpu_features)}); {way_out}"
+            )
+        return device
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+
+def encode_arrays(arrays: Mapping[str, RawArray]) -> bytes:
+    """An npz without pickle and without time stamps: the same arrays give the same bytes."""
+    stream = io.BytesIO()
+    named: dict[str, Any] = dict(arrays)
+    np.savez(stream, allow_pickle=False, **named)
+    return stream.getvalue()
+
+
+def decode_arrays(path: Path) -> dict[str, RawArray]:
+    """Inverse of `encode_arrays`; raises VerificationError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, zipfile.BadZipFile, KeyError) as error:
+        raise VerificationError(f"{path} is damaged: {error}; compile again") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path`, then rename: a killed run leaves the old file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save(staged: Path, directory: Path, manifest: Manifest) -> Artifact:
+    """Make `directory` the artefact whose files lie in `staged`, on the same file system.
+
+    The old manifest goes first and the new one comes last, so that a run killed in between leaves a
+    directory that neither `verify` nor a later run takes for whole.
+    """
+    names = sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file())
+    complete = replace(manifest, files={name: file_sha256(staged / name) for name in names})
+    _discard(directory)
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).replace(directory / name)
+    write_atomically(directory / FILE_NAME, encode_manifest(complete))
+    return Artifact(directory, complete)
+
+
+def _discard(directory: Path) -> None:
+    """Take away an older artefact: only the manifest and the files that it names."""
+    manifest = directory / FILE_NAME
+    if not manifest.exists():
+        return
+    try:
+        old = tuple(decode_manifest(manifest.read_bytes(), manifest).files)
+    except VerificationError:
+        old = ()  # damaged: its files are replaced below where they have the same names
+    manifest.unlink()
+    for name in old:
+        if _is_inside(name):
+            (directory / name).unlink(missing_ok=True)
+
+
+def _is_inside(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def load(directory: Path) -> Artifact:
+    """Read an artefact's manifest; `verify` reads the rest. Raises ConfigurationError, VerificationError."""
+    manifest = directory / FILE_NAME
+    try:
+        data = manifest.read_bytes()
+    except FileNotFoundError:
+        what = "is no complete artefact: it has no manifest.json" if directory.is_dir() else "does not exist"
+        raise ConfigurationError(
+            f"{directory} {what}; `haqnas compile MODEL -o {directory}` makes one"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{manifest} cannot be read: {error.strerror}") from None
+    return Artifact(directory, decode_manifest(data, manifest))
+
+
+# Verification -----------------------------------------------------------------------------------------------
+
+
+def verify(directory: Path, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Check, ...]:
+    """Prove an artefact: every byte of its files, the integer graph against the golden outputs, the binary.
+
+    Raises VerificationError at the first difference, DeviceError where a device fails.
+    """
+    artifact = load(directory)
+    files = check_files(artifact)
+    inputs, outputs = (_numbered(directory / path) for path in (GOLDEN_INPUTS, GOLDEN_OUTPUTS))
+    reference = check_reference(artifact, inputs, outputs)
+    return files, reference, *check_binary(artifact, inputs, outputs, device, timeout_s)
+
+
+def _numbered(path: Path) -> tuple[RawArray, ...]:
+    """Arrays saved as `0`, `1` ..."""
+    arrays = decode_arrays(path)
+    return tuple(arrays[name] for name in sorted(arrays, key=int))
+
+
+def check_files(artifact: Artifact) -> Check:
+    """Every file is there, with the hash that the manifest names."""
+    for name, expected in artifact.manifest.files.items():
+        path = artifact.directory / name
+        if not _is_inside(name):
+            raise VerificationError(f"the manifest names a file outside of the artefact: {name!r}")
+        if not path.is_file():
+            raise VerificationError(f"{path} is missing; compile again")
+        if file_sha256(path) != expected:
+            raise VerificationError(
+                f"{path} is damaged: its sha256 is not that of the manifest; compile again"
+            )
+    return Check("files", "ok", f"{len(artifact.manifest.files)} files and the manifest match their hashes")
+
+
+def check_reference(artifact: Artifact, inputs: Sequence[RawArray], outputs: Sequence[RawArray]) -> Check:
+    """The integer graph in PyTorch gives the golden outputs."""
+    graph = load_graph(
+        (artifact.directory / GRAPH).read_text(encoding="utf-8"),
+        decode_arrays(artifact.directory / CONSTANTS),
+    )
+    given = run_reference(graph, inputs, artifact.manifest.inputs)
+    compare_outputs(given, outputs, artifact.manifest, "the integer graph in PyTorch", "the golden outputs")
+    return Check("reference", "ok", f"the integer graph gives {_agreement(artifact.manifest)}")
+
+
+def check_binary(
+    artifact: Artifact,
+    inputs: Sequence[RawArray],
+    outputs: Sequence[RawArray],
+    device: str | None,
+    timeout_s: float,
+) -> tuple[Check, ...]:
+    """The executable passes its self test and gives the golden outputs, where a device can run it."""
+    manifest = artifact.manifest
+    if "exe" not in manifest.formats:
+        return (Check("binary", "not run", "the artefact has no executable; compile with --format exe"),)
+    chosen = artifact.device(device)
+    if chosen is None:
+        return (Check("binary", "not run", f"no device here can run the target {manifest.profile.name!r}"),)
+    completed = chosen.run(artifact.executable, ("--golden",), timeout_s)
+    if completed.exit_code == VerificationError.exit_code:
+        raise VerificationError(f"the self test failed on {chosen.uri}: {completed.stderr.strip()}")
+    if completed.exit_code != 0:
+        raise DeviceError(f"the self test did not run on {chosen.uri}: {completed.stderr.strip()}")
+    given = run_records(artifact.executable, inputs, manifest.outputs, chosen, timeout_s)
+    compare_outputs(given, outputs, manifest, f"the executable on {chosen.uri}", "the integer graph")
+    return (
+        Check("self test", "ok", f"{completed.stdout.strip()} on {chosen.uri}"),
+        Check("binary", "ok", f"the executable on {chosen.uri} gives {_agreement(manifest)}"),
+    )
+
+
+def run_reference(
+    graph: torch.nn.Module, inputs: Sequence[RawArray], infos: Sequence[TensorInfo]
+) -> tuple[RawArray, ...]:
+    """The integer graph on the executable's inputs, record by record, as float islands may depend on the batch."""
+    records = []
+    for index in range(len(inputs[0])):
+        reals = [
+            dequantize(values[index : index + 1], info) for values, info in zip(inputs, infos, strict=True)
+        ]
+        with torch.no_grad():
+            result = graph(*(torch.from_numpy(real) for real in reals))
+        records.append(result if isinstance(result, tuple) else (result,))
+    return tuple(
+        np.concatenate([output.numpy() for output in column]) for column in zip(*records, strict=True)
+    )
+
+
+def compare_outputs(
+    given: Sequence[RawArray], expected: Sequence[RawArray], manifest: Manifest, left: str, right: str
+) -> None:
+    """Bit for bit where the network is all integer, else within one quantization step of the output.
+
+    Raises VerificationError that names output, record, element and both values.
+    """
+    for index, (one, other) in enumerate(zip(given, expected, strict=True)):
+        if one.shape != other.shape:
+            raise VerificationError(
+                f"{left} gives output {index} of shape {one.shape}, {right} {other.shape}"
+            )
+        # Bits, not values: a NaN equals itself and 0.0 is not -0.0 ... as integers of the same width.
+        if manifest.is_exact:
+            differs = one.view(np.uint8) != other.view(np.uint8)
+            differs = differs.reshape(*one.shape, -1).any(axis=-1)
+        else:
+            distance = np.abs(one.astype(np.float64) - other.astype(np.float64))
+            differs = ~(distance <= manifest.output_steps[index])
+        if differs.any():
+            place = tuple(int(axis[0]) for axis in np.nonzero(differs))
+            raise VerificationError(
+                f"{left} and {right} differ in {int(differs.sum())} of {differs.size} elements of output {index}; "
+                f"the first is {place}: {one[place]} and {other[place]}"
+            )
+
+
+def _agreement(manifest: Manifest) -> str:
+    if manifest.is_exact:
+        return "the golden outputs, bit for bit"
+    return "the golden outputs within one quantization step (float islands)"

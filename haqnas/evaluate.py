@@ -1,0 +1,131 @@
+"""What data says about a network: batches to calibrate on, and scores of the float and the quantized network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from haqnas.errors import ConfigurationError
+from haqnas.train.score import score_agreement, score_top1
+
+SCORE_BATCH_SIZE = 250
+CALIBRATION_BATCH_SIZE = 32
+MAX_CALIBRATION_SAMPLES = 512
+MIN_CALIBRATION_SAMPLES = 32
+NUM_PROBES = 32
+CALIBRATION_VALUES = 512 * 3 * 32 * 32  # input values; large images need fewer samples, and memory is bounded
+
+Batches: TypeAlias = Sequence[tuple[Tensor, ...]]
+Evaluate: TypeAlias = Callable[[nn.Module, Dataset[Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Scores of the float model and of the integer graph that the binary equals; higher is better."""
+
+    metric: str  # "top-1", "evaluate" (the user's own), "agreement" (share of inputs with the float model's class)
+    float_model: float | None  # None for agreement: it is the reference
+    simulated: float
+    num_samples: int
+    data: str  # "val_data", "calibration_data", "train_data" or "synthetic"
+
+
+def sample_batches(
+    data: Dataset[Any], name: str, example_inputs: tuple[Tensor, ...], rng: np.random.Generator
+) -> tuple[tuple[Tensor, ...], ...]:
+    """Random inputs of `data`, without repetition, in batches; `name` is what messages call it.
+
+    Raises ConfigurationError where it is empty or its inputs do not fit the network.
+    """
+    num_values = sum(example.numel() for example in example_inputs)
+    wanted = min(
+        MAX_CALIBRATION_SAMPLES, max(MIN_CALIBRATION_SAMPLES, CALIBRATION_VALUES // max(num_values, 1))
+    )
+    length = dataset_length(data, name)
+    indices = rng.choice(length, min(wanted, length), replace=False)
+    samples = [read_inputs(data, name, int(index), example_inputs) for index in indices]
+    return tuple(
+        tuple(
+            torch.stack(column)
+            for column in zip(*samples[start : start + CALIBRATION_BATCH_SIZE], strict=True)
+        )
+        for start in range(0, len(samples), CALIBRATION_BATCH_SIZE)
+    )
+
+
+def dataset_length(data: Dataset[Any], name: str) -> int:
+    """Number of samples; raises ConfigurationError where there is none."""
+    try:
+        length = len(data)  # type: ignore[arg-type]  # the contract asks for a sized Dataset; checked here
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be a Dataset with a length, but got {type(data).__name__}"
+        ) from None
+    if length == 0:
+        raise ConfigurationError(f"{name} is empty; return at least one sample, or leave the function out")
+    return length
+
+
+def read_inputs(
+    data: Dataset[Any], name: str, index: int, example_inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """The inputs of one sample, without batch dimension; raises ConfigurationError."""
+    sample = data[index]
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        raise ConfigurationError(
+            f"{name}[{index}] must be a pair (input, label), but got {type(sample).__name__}"
+        )
+    inputs = tuple(sample[0]) if isinstance(sample[0], tuple | list) else (sample[0],)
+    found = [
+        (tuple(part.shape), part.dtype) if isinstance(part, Tensor) else type(part).__name__
+        for part in inputs
+    ]
+    expected = [(tuple(example.shape[1:]), example.dtype) for example in example_inputs]
+    if found != expected:
+        raise ConfigurationError(
+            f"{name}[{index}] must have the input (shape without batch dimension, dtype) {expected}, as "
+            f"example_inputs, but got {found}"
+        )
+    return inputs
+
+
+def probe_inputs(data: Dataset[Any], name: str, example_inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A few samples, evenly spaced: to tell one data set from another without reading all of it."""
+    length = dataset_length(data, name)
+    indices = sorted({index * length // NUM_PROBES for index in range(NUM_PROBES)})
+    return tuple(part for index in indices for part in read_inputs(data, name, index, example_inputs))
+
+
+def score_accuracy(
+    float_model: nn.Module,
+    integer_graph: nn.Module,
+    val_data: Dataset[Any] | None,
+    evaluate: Evaluate | None,
+    batches: Batches,
+    batches_source: str,
+) -> Accuracy:
+    """Score on `val_data` where there is some, else by agreement on `batches`."""
+    if val_data is None:
+        num_samples = sum(int(batch[0].shape[0]) for batch in batches)
+        agreement = score_agreement(integer_graph, float_model, batches)
+        return Accuracy("agreement", None, agreement, num_samples, batches_source)
+    num_samples = dataset_length(val_data, "val_data")
+    models = (float_model, integer_graph)
+    if evaluate is not None:
+        float_score, simulated = (_checked(evaluate(model, val_data)) for model in models)
+        return Accuracy("evaluate", float_score, simulated, num_samples, "val_data")
+    float_score, simulated = (score_top1(model, val_data, SCORE_BATCH_SIZE) for model in models)
+    return Accuracy("top-1", float_score, simulated, num_samples, "val_data")
+
+
+def _checked(score: Any) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"evaluate(model, data) must return a number, higher is better, but got {score!r}"
+        ) from None

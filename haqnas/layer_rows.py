@@ -1,0 +1,67 @@
+"""The manifest's row of each layer, and the same layer's weights found again in the executable."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from haqnas.codegen.program import LayerInfo, Program
+from haqnas.graph.layers import list_layers
+from haqnas.manifest import LayerRow, Manifest
+from haqnas.space.policy import Policy
+
+
+def layer_rows(
+    policy: Policy, program: Program, integer_graph: GraphModule, canonical: GraphModule
+) -> tuple[LayerRow, ...]:
+    """One row per layer of the program: bits requested, simulated and emitted."""
+    num_weights = {layer.name: layer.num_weights for layer in list_layers(canonical)}
+    simulated = _simulated_bits(integer_graph)
+
+    def row(layer: LayerInfo) -> LayerRow:
+        start = layer.weight_offset_bytes
+        packed = program.constants[start : start + layer.packed_bytes]
+        has_bits = layer.weight_bits is not None and layer.act_bits is not None
+        return LayerRow(
+            name=layer.name,
+            kind=layer.kind,
+            requested=str(policy.spec_of(layer.name)) if layer.name in num_weights else None,
+            simulated=simulated.get(layer.name),
+            emitted=f"w{layer.weight_bits}a{layer.act_bits}" if has_bits else None,
+            num_weights=num_weights.get(layer.name, 0),
+            packed_bytes=layer.packed_bytes,
+            weight_offset_bytes=start,
+            weights_sha256=hashlib.sha256(packed).hexdigest(),
+            kernel=layer.kernel,
+            macs=layer.macs,
+        )
+
+    return tuple(row(layer) for layer in program.layers)
+
+
+def _simulated_bits(graph: GraphModule) -> dict[str, str]:
+    """Bits of each layer with weights, read from the arguments of its integer operator."""
+    found = {}
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        names = [argument.name for argument in node.target._schema.arguments]
+        if "weight_bits" in names:
+            weight_bits, act_bits = (node.args[names.index(name)] for name in ("weight_bits", "act_bits"))
+            found[str(node.meta.get("layer", node.name))] = f"w{weight_bits}a{act_bits}"
+    return found
+
+
+def rows_in_binary(manifest: Manifest, executable: Path) -> tuple[bool, ...]:
+    """Per row of the manifest: whether the executable holds that layer's packed weights where it should."""
+    base = manifest.sizes.constants_offset_bytes
+    data = executable.read_bytes()
+
+    def is_there(row: LayerRow) -> bool:
+        if base is None:
+            return False
+        start = base + row.weight_offset_bytes
+        return hashlib.sha256(data[start : start + row.packed_bytes]).hexdigest() == row.weights_sha256
+
+    return tuple(is_there(row) for row in manifest.layers)

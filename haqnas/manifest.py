@@ -1,0 +1,121 @@
+"""Manifest: everything that an artefact says about itself, and the JSON text that holds it.
+
+The text is canonical and carries its own hash, so that one flipped byte anywhere in it is found, even in
+white space; the hash of every other file stands in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from haqnas.codegen.program import TensorInfo
+from haqnas.devices.latency import Latency
+from haqnas.errors import VerificationError
+from haqnas.evaluate import Accuracy
+from haqnas.hardware import HardwareProfile
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+_HASH_FIELD = "manifest_sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer: the bits that were asked for, those in the integer graph, those in the binary."""
+
+    name: str
+    kind: str
+    requested: str | None  # "w4a8"; None for what has no bits of its own (add, float)
+    simulated: str | None  # from the integer graph
+    emitted: str | None  # from the program that was linked
+    num_weights: int
+    packed_bytes: int
+    weight_offset_bytes: int  # in the constants
+    weights_sha256: str  # of the packed bytes, so that `inspect` can find them in the binary
+    kernel: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of what was made."""
+
+    executable_bytes: int | None
+    constants_bytes: int
+    packed_weight_bytes: int
+    workspace_bytes: int
+    constants_offset_bytes: int | None  # where the constants start in the executable
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds."""
+
+    name: str
+    profile: HardwareProfile
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    output_steps: tuple[
+        float, ...
+    ]  # greatest difference between machines where the network is not all integer
+    is_exact: bool
+    layers: tuple[LayerRow, ...]
+    accuracy: Accuracy | None
+    latency: Latency | None
+    sizes: Sizes
+    formats: tuple[str, ...]
+    versions: Mapping[str, str]
+    seed: int
+    request_sha256: str  # of everything that went in: the same request again finds the artefact complete
+    files: Mapping[str, str]  # path inside the artefact to sha256
+
+
+_ADAPTER = TypeAdapter(Manifest)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a whole file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Canonical JSON with its own hash; inverse of `decode_manifest`."""
+    return _encode({"schema": SCHEMA, **_ADAPTER.dump_python(manifest, mode="json")})
+
+
+def decode_manifest(data: bytes, place: Path) -> Manifest:
+    """Read and check; raises VerificationError for anything but exactly what `encode_manifest` wrote."""
+    try:
+        document: Any = json.loads(data)
+    except ValueError as error:
+        raise VerificationError(f"{place} is damaged: it is not JSON ({error}); compile again") from None
+    if not isinstance(document, dict):
+        raise VerificationError(f"{place} is damaged: it is not a JSON object; compile again")
+    if document.get("schema") != SCHEMA and _encode(document) == data:
+        raise VerificationError(
+            f"{place} has schema {document.get('schema')!r}, but this haqnas reads {SCHEMA}; "
+            "use the haqnas that wrote it, or compile again"
+        )
+    if _encode(document) != data:
+        raise VerificationError(
+            f"{place} is damaged: it does not match the hash that it carries; compile again"
+        )
+    content = {key: value for key, value in document.items() if key not in {"schema", _HASH_FIELD}}
+    try:
+        return _ADAPTER.validate_json(json.dumps(content), strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise VerificationError(f"{place}: the field {field!r}: {first['msg']}; compile again") from None
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    content = {key: value for key, value in document.items() if key != _HASH_FIELD}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**content, _HASH_FIELD: digest}, indent=2, sort_keys=True) + "\n").encode()

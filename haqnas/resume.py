@@ -1,0 +1,134 @@
+"""Resume: what went into a compilation as one hash, and the folder of finished stages that it names.
+
+`DIR/.state/<hash>/` holds the results of finished stages while a compilation runs. The same request finds them
+again after a kill; another request, or a newer haqnas, has another hash and finds nothing. A complete artefact
+keeps the hash in its manifest and has no `.state`.
+"""
+
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from haqnas.errors import ConfigurationError
+
+STATE = ".state"
+_PACKAGES = ("haqnas", "torch", "brevitas", "apache-tvm", "ziglang", "numpy")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def read_versions() -> dict[str, str]:
+    """Versions of what makes an artefact, and a hash of haqnas' own source, which changes without a version."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    digest = hashlib.sha256()
+    package_folder = Path(__file__).parent
+    for path in sorted([*package_folder.rglob("*.py"), *_kernel_sources(package_folder)]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return {**found, "haqnas_source": digest.hexdigest()[:16]}
+
+
+def _kernel_sources(package_folder: Path) -> list[Path]:
+    """Installed, the kernels lie inside the package; in a checkout they lie beside it."""
+    inside, beside = package_folder / "kernels", package_folder.parent / "kernels"
+    folder = inside if inside.is_dir() else beside
+    return [path for path in folder.rglob("*") if path.suffix in {".py", ".c", ".h", ".S", ".inc"}]
+
+
+def hash_request(
+    graph: GraphModule,
+    batches: Sequence[tuple[Tensor, ...]],
+    scored: Sequence[Tensor],
+    options: Mapping[str, Any],
+) -> str:
+    """sha256 of the network with its weights, the data and the options (JSON values)."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
+    digest.update(str(graph.graph).encode())
+    digest.update(repr(_layer_settings(graph)).encode())
+    for name, tensor in sorted(graph.state_dict().items()):
+        digest.update(name.encode())
+        _update(digest, tensor)
+    for tensor in [*(part for batch in batches for part in batch), *scored]:
+        _update(digest, tensor)
+    return digest.hexdigest()
+
+
+def _layer_settings(graph: GraphModule) -> list[tuple[str, str]]:
+    return [
+        (name, repr(module))
+        for name, module in graph.named_modules()
+        if isinstance(module, nn.Module) and name
+    ]
+
+
+def _update(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(array.tobytes())
+
+
+@contextmanager
+def open_output(directory: Path) -> Iterator[Path]:
+    """Make DIR and DIR/.state, hold its lock, and give the path of `.state`.
+
+    Raises ConfigurationError where it cannot be written, is full, or another process compiles into it.
+    """
+    with taught_os_errors(directory):
+        state = directory / STATE
+        state.mkdir(parents=True, exist_ok=True)
+        with (state / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                    raise
+                raise ConfigurationError(
+                    f"another haqnas is compiling into {directory}; wait for it, or choose another -o DIR"
+                ) from None
+            yield state
+
+
+@contextmanager
+def taught_os_errors(directory: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ConfigurationError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or directory
+        if error.errno in _FULL:
+            message = (
+                f"no space left for {place}: free some, or choose another -o DIR; then run the same again"
+            )
+        elif error.errno == errno.EROFS:
+            message = f"{place} is on a read-only file system; choose another -o DIR"
+        elif error.errno in {errno.EACCES, errno.EPERM}:
+            message = f"{place} cannot be written: {error.strerror}; change its permissions or choose another -o DIR"
+        elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
+            message = f"{place} is not a directory: a file is in the way; choose another -o DIR"
+        else:
+            message = f"{place}: {error.strerror or error}; choose another -o DIR, or look at the disk"
+        raise ConfigurationError(message) from error
+
+
+def stage_folder(state: Path, request: str, fresh: bool) -> Path:
+    """The folder of this request's finished stages; those of other requests are taken away."""
+    chosen = state / request[:32]
+    for path in state.iterdir():
+        if path.is_dir() and (fresh or path != chosen):
+            shutil.rmtree(path)
+    chosen.mkdir(exist_ok=True)
+    return chosen
