@@ -1,0 +1,139 @@
+"""Building blocks of graph passes: copy a graph, emit operators with their shapes, read arguments by name.
+
+A pass copies the graph it gets (`copy_graph`), edits the copy and returns it; tensors and modules that it does
+not replace are shared between both.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+_INHERITED = ("stack_trace", "nn_module_stack")
+
+
+def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    """A graph module of its own, sharing tensors and modules with `gm`; what no node uses is left behind."""
+    return prune(fx.GraphModule(gm, _copy_nodes(gm.graph)))
+
+
+def _copy_nodes(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copied[node] = copy.node_copy(node, lambda argument: copied[argument])
+    return copy
+
+
+def prune(gm: fx.GraphModule) -> fx.GraphModule:
+    """Remove nodes without users; inputs stay, they are the model's signature."""
+    for node in reversed(gm.graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            gm.graph.erase_node(node)
+    return gm
+
+
+def finish(gm: fx.GraphModule) -> fx.GraphModule:
+    """End a pass: dead nodes and the tensors that only they used go, the code is made anew."""
+    prune(gm)
+    return fx.GraphModule(gm, gm.graph)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def is_call(node: object, *targets: object) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """All arguments of an aten call by their schema names, with defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    bound = {argument.name: argument.default_value for argument in schema}
+    bound.update(zip((argument.name for argument in schema), node.args, strict=False))
+    bound.update(node.kwargs)
+    return bound
+
+
+def emit(before: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    """Insert a call of `target` before a node; it inherits the node's source line, and knows its shape."""
+    graph = before.graph
+    with graph.inserting_before(before):
+        node = graph.call_function(target, args, kwargs)
+    node.meta = inherited_meta(before)
+    values = fx.map_arg((args, kwargs), lambda argument: argument.meta["val"])
+    with torch.no_grad():
+        node.meta["val"] = target(*values[0], **values[1])
+    return node
+
+
+def emit_module(before: fx.Node, path: str, module: nn.Module, x: fx.Node) -> fx.Node:
+    """Insert a call of the layer `module` on `x`, stored under `path`."""
+    graph = before.graph
+    root = graph.owning_module
+    assert root is not None
+    root.add_submodule(path, module)
+    with graph.inserting_before(before):
+        node = graph.call_module(path, (x,))
+    node.meta = inherited_meta(before)
+    node.meta["val"] = _fake_call(module, x.meta["val"])
+    return node
+
+
+def emit_constant(before: fx.Node, name: str, value: Tensor) -> fx.Node:
+    """Insert a `get_attr` of a new tensor constant."""
+    graph = before.graph
+    root = graph.owning_module
+    assert root is not None
+    root.register_buffer(name, value)
+    with graph.inserting_before(before):
+        node = graph.get_attr(name)
+    node.meta = {"val": fake_mode(graph).from_tensor(value, static_shapes=True)}
+    return node
+
+
+def replace(node: fx.Node, replacement: fx.Node) -> None:
+    node.replace_all_uses_with(replacement)
+    node.graph.erase_node(node)
+
+
+def inherited_meta(node: fx.Node) -> dict[str, Any]:
+    return {key: node.meta[key] for key in _INHERITED if key in node.meta}
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode:
+    """The mode in which the graph was traced."""
+    mode = next(node.meta["val"].fake_mode for node in graph.nodes if node.op == "placeholder")
+    assert isinstance(mode, FakeTensorMode)
+    return mode
+
+
+def _fake_call(module: nn.Module, x: Any) -> Any:
+    mode = x.fake_mode
+    state: Mapping[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad(), mode:
+        fakes = {name: mode.from_tensor(value, static_shapes=True) for name, value in state.items()}
+        return functional_call(module, fakes, (x,))
+
+
+def attribute(gm: nn.Module, target: str) -> Any:
+    """The tensor or module under a dotted name."""
+    value: Any = gm
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def constant_of(node: object) -> Tensor | None:
+    """The tensor of a `get_attr` node, None for anything else."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    root = node.graph.owning_module
+    assert root is not None
+    value = attribute(root, str(node.target))
+    return value if isinstance(value, Tensor) else None
