@@ -1,0 +1,132 @@
+"""Calibration: what activations look like on a few batches, and the scales and zero points that follow."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+
+from haqnas.errors import ConfigurationError, UnsupportedModelError
+from haqnas.quantspec import act_range
+from haqnas.rewrite.kinds import LAYER_TYPES, is_layer, tensor_inputs
+from haqnas.rewrite.quantize import (
+    correct_bias,
+    dequantized_weight,
+    is_quantizer,
+    layer_names,
+    quantizer_bits,
+    set_range,
+    shape_options,
+)
+from haqnas.rewrite.ranges import Histogram, choose_range, merge, observe
+
+Batch = tuple[Tensor, ...]
+
+
+def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
+    """Set the activation ranges of a fake-quantized graph from `batches` and correct the layers' biases.
+
+    Each batch holds the network's inputs, (n, ...) each. Ranges are those of least squared error on the values that
+    quantized weights produce. `meta["output_steps"]` gets, per output, its observed range / 255. The input graph is
+    unchanged. Raises ConfigurationError without batches or when one does not fit the network, and
+    UnsupportedModelError when a value is NaN or infinite.
+    """
+    if not batches:
+        raise ConfigurationError("calibration needs at least one batch of inputs, but got none")
+    calibrated = copy.deepcopy(graph).eval()
+    seen = _observe(_with_plain_layers(calibrated), batches)
+    for name, module in calibrated.named_modules():
+        if name in seen:
+            chosen = choose_range(seen[name], quantizer_bits(module))
+            set_range(module, chosen.scale, chosen.zero_point)
+    with correct_bias(calibrated):
+        for batch in batches:
+            calibrated(*batch)
+    calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(i)]) for i in range(len(_outputs(calibrated))))
+    return calibrated
+
+
+class _Observer(Interpreter):
+    """Runs a graph in float: quantizers pass values on and note them in `seen`, under the quantizer's name."""
+
+    def __init__(self, graph: GraphModule, seen: dict[str, Histogram]) -> None:
+        super().__init__(graph)
+        self.graph_module = graph
+        self.seen = seen
+
+    def run_node(self, n: Node) -> Any:
+        if is_quantizer(self.graph_module, n):
+            source = tensor_inputs(n)[0]
+            values = self.env[source]
+            self._note(str(n.target), source, values)
+            return values
+        return super().run_node(n)
+
+    def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for index, (source, values) in enumerate(zip(_outputs(self.graph_module), args[0], strict=True)):
+            self._note(_output_key(index), source, values)
+        return super().output(target, args, kwargs)
+
+    def _note(self, key: str, source: Node, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            raise UnsupportedModelError(_not_finite(self.graph_module, source))
+        counted = observe(values)
+        self.seen[key] = merge(self.seen[key], counted) if key in self.seen else counted
+
+
+def _observe(graph: GraphModule, batches: Iterable[Batch]) -> Mapping[str, Histogram]:
+    seen: dict[str, Histogram] = {}
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for batch in batches:
+        expected = [tuple(node.meta["val"].shape[1:]) for node in placeholders]
+        if [tuple(tensor.shape[1:]) for tensor in batch] != expected:
+            raise ConfigurationError(
+                f"calibration inputs must have the shapes {expected} after the batch dimension, "
+                f"but got {[tuple(tensor.shape[1:]) for tensor in batch]}"
+            )
+        with torch.no_grad():
+            _Observer(graph, seen).run(*batch)
+    return seen
+
+
+def _with_plain_layers(graph: GraphModule) -> GraphModule:
+    """The same graph with torch layers that hold the quantized weights: fast to run, and without quantizers' cost."""
+    plain = GraphModule(graph, copy.deepcopy(graph.graph))
+    for name in layer_names(graph):
+        layer = graph.get_submodule(name)
+        kind = next(kind for kind in LAYER_TYPES if isinstance(layer, kind))
+        with torch.device("meta"):
+            replacement = kind(**shape_options(layer), bias=layer.bias is not None)
+        replacement.weight = nn.Parameter(dequantized_weight(layer), requires_grad=False)
+        replacement.bias = layer.bias  # type: ignore[assignment]
+        plain.set_submodule(name, replacement)
+    return plain
+
+
+def _outputs(graph: GraphModule) -> tuple[Node, ...]:
+    return tuple(graph.graph.output_node().args[0])  # type: ignore[arg-type]
+
+
+def _output_key(index: int) -> str:
+    return f"output {index}"  # no module's name holds a space
+
+
+def _step(histogram: Histogram) -> float:
+    return (max(histogram.greatest, 0.0) - min(histogram.least, 0.0)) / act_range(8)[1]
+
+
+def _not_finite(graph: GraphModule, node: Node) -> str:
+    """Names the layer whose output is not finite: the nearest one at or before the node."""
+    nearest, waiting = node, [node]
+    while waiting:
+        nearest = waiting.pop(0)
+        if is_layer(graph, nearest) or nearest.op == "placeholder":
+            break
+        waiting.extend(tensor_inputs(nearest))
+    place = "an input" if nearest.op == "placeholder" else f"the output of {nearest.target}"
+    return (
+        f"activations must be finite, but calibration met NaN or infinity in {place} (at {node.name}); "
+        "check the calibration data and the weights for overflow"
+    )

@@ -1,0 +1,266 @@
+"""Fake quantization by brevitas: layers, activation quantizers, bias correction, equalization.
+
+The only module that imports brevitas. Weight scales are parameters of the brevitas layers; they start at the value of
+least squared error, and fine-tuning can learn them. An activation quantizer is a brevitas `QuantIdentity` with one
+scale and one integer zero point; `calibrate` sets them through `set_range`.
+"""
+
+import copy
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+from brevitas.core.zero_point import ParameterZeroPoint
+from brevitas.graph.calibrate import _BiasCorrection, bias_correction_mode
+from brevitas.graph.equalize import EqualizeGraph
+from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType
+from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from haqnas.errors import UnsupportedModelError
+from haqnas.quantspec import QuantSpec, act_range, weight_range
+from haqnas.rewrite.kinds import LAYER_TYPES, aten, is_layer, tensor_inputs
+from haqnas.rewrite.plan import Plan, plan_quantizers
+from haqnas.rewrite.weight_scales import weight_scales
+from haqnas.space.policy import Policy
+
+
+class _Weight(Int8WeightPerChannelFloat):  # type: ignore[misc]
+    scaling_impl_type = ScalingImplType.PARAMETER
+
+
+class _BinaryWeight(_Weight):
+    quant_type = QuantType.BINARY
+
+
+class _Activation(ShiftedUint8ActPerTensorFloat):  # type: ignore[misc]
+    scaling_impl_type = ScalingImplType.PARAMETER
+    scaling_init = 1.0
+    zero_point_impl = ParameterZeroPoint
+    zero_point_init = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ActQuant:
+    """Quantization of a stored activation: real = scale * (integer - zero_point), 0 <= integer < 2**bits."""
+
+    scale: float
+    zero_point: int
+    bits: int
+
+    @property
+    def quant_max(self) -> int:
+        return act_range(self.bits)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWeight:
+    """A layer's weights as integers: real = scale[output channel] * values."""
+
+    values: Tensor  # int8, shape of the float weight
+    scale: Tensor  # (out_channels,) float32
+    bits: int
+
+
+def quantize(graph: GraphModule, policy: Policy) -> GraphModule:
+    """Make the fake-quantized module of a canonical graph; its activation ranges are set by `calibrate`.
+
+    Layers become brevitas layers under the same names; quantizers are `call_module` nodes after the values they
+    quantize. The input is unchanged. Raises ConfigurationError when the policy names an unknown layer, and
+    UnsupportedModelError for weights that are not finite.
+    """
+    names = [str(node.target) for node in graph.graph.nodes if is_layer(graph, node)]
+    policy.check_layers(list(dict.fromkeys(names)))
+    plan = plan_quantizers(graph, policy)
+    positions = {node.name: index for index, node in enumerate(graph.graph.nodes)}
+    quantized = copy.deepcopy(graph)
+    nodes = tuple(quantized.graph.nodes)
+    copies = {node: nodes[positions[node.name]] for node in graph.graph.nodes}
+    for name in dict.fromkeys(names):
+        quantized.set_submodule(name, _quantized_layer(name, graph.get_submodule(name), policy.spec_of(name)))
+    _insert_quantizers(quantized, plan, copies)
+    _insert_narrowing(quantized, plan, copies)
+    quantized.graph.lint()
+    quantized.recompile()
+    return quantized
+
+
+def equalize(graph: GraphModule) -> GraphModule:
+    """Cross-layer equalization (arXiv 1906.04721) by brevitas: same function, channels of similar range.
+
+    Only where layers are joined by operators that commute with a positive scale of a channel.
+    """
+    equalized = copy.deepcopy(graph)
+    invariant = {aten.relu.default, aten.max_pool2d.default, aten.avg_pool2d.default, aten.mean.dim}
+    invariant |= {aten.adaptive_avg_pool2d.default, aten.upsample_nearest2d.default, aten.clone.default}
+    for node in equalized.graph.nodes:  # brevitas knows these operators by their torch names
+        if node.target in invariant:
+            node.meta["orig_target"] = torch.reshape
+        elif node.target is aten.add.Tensor and len(tensor_inputs(node)) == 2:
+            node.meta["orig_target"] = operator.add
+    with torch.no_grad():
+        equalized = EqualizeGraph(bias_shrinkage=None).apply(equalized)
+    for node in equalized.graph.nodes:
+        node.meta.pop("orig_target", None)
+    equalized.recompile()
+    return equalized
+
+
+def is_quantizer(graph: GraphModule, node: Node) -> bool:
+    """Whether the node calls an activation quantizer."""
+    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), qnn.QuantIdentity)
+
+
+def is_quantized_layer(graph: GraphModule, node: Node) -> bool:
+    """Whether the node calls a layer with quantized weights."""
+    return is_layer(graph, node) and hasattr(graph.get_submodule(str(node.target)), "weight_quant")
+
+
+def read_act_quant(module: nn.Module) -> ActQuant:
+    """Scale, zero point and bits of an activation quantizer."""
+    scale, zero_point = float(module.act_quant.scale()), int(module.act_quant.zero_point())  # type: ignore
+    return ActQuant(scale, zero_point, quantizer_bits(module))
+
+
+def quantizer_bits(module: nn.Module) -> int:
+    """Bits of an activation quantizer, before or after calibration."""
+    return int(module.act_quant.bit_width())  # type: ignore[operator, union-attr]
+
+
+def set_range(module: nn.Module, scale: float, zero_point: int) -> None:
+    """Set an activation quantizer's scale and zero point (of a module that the caller owns)."""
+    tensor_quant = module.act_quant.fused_activation_quant_proxy.tensor_quant  # type: ignore[union-attr]
+    with torch.no_grad():
+        tensor_quant.scaling_impl.value.fill_(scale * act_range(quantizer_bits(module))[1])  # type: ignore
+        tensor_quant.zero_point_impl.value.fill_(scale * zero_point)  # type: ignore[union-attr, operator]
+
+
+def read_integer_weight(module: nn.Module) -> IntegerWeight:
+    """The integer weights of a quantized layer, exactly those that its fake quantization simulates."""
+    with torch.no_grad():
+        quantized = module.quant_weight()  # type: ignore[operator]
+    bits = int(module.weight_quant.bit_width()) if _is_multibit(module) else 1  # type: ignore[union-attr, operator]
+    low, high = weight_range(bits)
+    values = torch.round(quantized.value / quantized.scale).clamp(low, high).to(torch.int8)
+    channels = output_channels(module)
+    scale = quantized.scale.detach().flatten().expand(channels) if quantized.scale.numel() == 1 else quantized.scale
+    return IntegerWeight(values, scale.detach().flatten().clone(), bits)
+
+
+def output_channels(module: nn.Module) -> int:
+    """Number of output channels (or features) of a layer."""
+    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
+
+
+def dequantized_weight(module: nn.Module) -> Tensor:
+    """The float weights that a quantized layer computes with."""
+    with torch.no_grad():
+        return module.quant_weight().value.detach()  # type: ignore[operator, no-any-return]
+
+
+class _CorrectBias(_BiasCorrection):  # type: ignore[misc]
+    """brevitas takes dimension 1 for the channels of all but rank 3; linear layers have them last."""
+
+    def channel_dim(self, inp: Tensor, module: nn.Module) -> int:
+        return inp.ndim - 1 if isinstance(module, nn.Linear) else 1
+
+
+@contextmanager
+def correct_bias(graph: GraphModule) -> Iterator[None]:
+    """While open, forwards collect the mean error of each layer's output; on leaving, biases absorb it."""
+    mode = bias_correction_mode(graph)
+    mode.bias_correction = _CorrectBias()
+    with torch.no_grad(), mode:
+        yield
+
+
+def _is_multibit(module: nn.Module) -> bool:
+    return not issubclass(module.haqnas_weight_quant, _BinaryWeight)  # type: ignore[arg-type]
+
+
+def _quantized_layer(name: str, layer: nn.Module, spec: QuantSpec) -> nn.Module:
+    weight = layer.weight.detach()  # type: ignore[operator, union-attr]
+    if not torch.isfinite(weight).all():
+        raise UnsupportedModelError(f"the weights of {name} must be finite, but some are NaN or infinite")
+    binary = spec.weight_bits == 1
+    # A grouped transposed convolution keeps output channels of different groups in one column: one scale for all.
+    per_tensor = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
+    axis = None if per_tensor else int(isinstance(layer, nn.ConvTranspose2d))
+    scales = weight_scales(weight, spec.weight_bits, axis)
+    base = _BinaryWeight if binary else _Weight
+    options: dict[str, Any] = {
+        "weight_quant": base,
+        "weight_bit_width": spec.weight_bits,
+        # brevitas' scale parameter is the greatest representable weight
+        "weight_scaling_init": scales * weight_range(spec.weight_bits)[1],
+        "weight_scaling_per_output_type": ScalingPerOutputType.TENSOR if per_tensor else ScalingPerOutputType.CHANNEL,
+        "return_quant_tensor": False,
+        "bias": layer.bias is not None,
+    }
+    quantized = _brevitas_class(layer)(**shape_options(layer), **options)
+    quantized.weight.data.copy_(weight)
+    if layer.bias is not None:
+        quantized.bias.data.copy_(layer.bias.detach())  # type: ignore[operator, union-attr]
+    quantized.haqnas_weight_quant = base
+    return quantized.train(layer.training)
+
+
+def _brevitas_class(layer: nn.Module) -> Any:
+    pairs = zip(
+        LAYER_TYPES, (qnn.QuantConv1d, qnn.QuantConv2d, qnn.QuantConvTranspose2d, qnn.QuantLinear), strict=True
+    )
+    return next(quantized for kind, quantized in pairs if isinstance(layer, kind))
+
+
+def shape_options(layer: nn.Module) -> dict[str, Any]:
+    """Constructor arguments of a layer that fix its shape, without the bias."""
+    if isinstance(layer, nn.Linear):
+        return {"in_features": layer.in_features, "out_features": layer.out_features}
+    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"]
+    names += ["output_padding"] if isinstance(layer, nn.ConvTranspose2d) else []
+    return {name: getattr(layer, name) for name in names}
+
+
+def _new_quantizer(graph: GraphModule, name: str, bits: int) -> str:
+    module = qnn.QuantIdentity(act_quant=_Activation, bit_width=bits, return_quant_tensor=False)
+    graph.add_submodule(name, module.train(graph.training))
+    return name
+
+
+def _insert_call(graph: GraphModule, target: str, source: Node, before: Node) -> Node:
+    with graph.graph.inserting_before(before):
+        inserted = graph.graph.call_module(target, (source,))
+    inserted.meta = {key: source.meta[key] for key in ("val", "stack_trace") if key in source.meta}
+    return inserted
+
+
+def _insert_quantizers(graph: GraphModule, plan: Plan, copies: dict[Node, Node]) -> None:
+    targets: dict[str, str] = {}
+    for point in plan.points:
+        if point.group not in targets:
+            targets[point.group] = _new_quantizer(graph, f"{point.group}_quantizer", point.bits)
+        source, readers = copies[point.node], {copies[reader] for reader in point.readers}
+        following = next(node for node in graph.graph.nodes if node in source.users)
+        inserted = _insert_call(graph, targets[point.group], source, source.next if source.next else following)
+        source.replace_all_uses_with(inserted, delete_user_cb=lambda user: user in readers)  # noqa: B023
+
+
+def _insert_narrowing(graph: GraphModule, plan: Plan, copies: dict[Node, Node]) -> None:
+    inserted: dict[tuple[Node, int], Node] = {}
+    for layer, bits in plan.narrowed:
+        reader = copies[layer]
+        source = tensor_inputs(reader)[0]
+        if (source, bits) not in inserted:
+            target = _new_quantizer(graph, f"{source.name}_to_{bits}_bits", bits)
+            inserted[source, bits] = _insert_call(graph, target, source, source.next)
+        reader.replace_input_with(source, inserted[source, bits])
+
+
+def layer_names(graph: GraphModule) -> Sequence[str]:
+    """Names of the layers that a policy can set, in graph order."""
+    return tuple(dict.fromkeys(str(node.target) for node in graph.graph.nodes if is_layer(graph, node)))
