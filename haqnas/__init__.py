@@ -9,9 +9,9 @@ The public names are imported on first use, so that `import haqnas.errors` does 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haqnas.api import Artifact, Progress, compile, load  # noqa: A004
+    from haqnas.api import Artifact, Progress, compile, compile_file, load
 
-__all__ = ["Artifact", "Progress", "compile", "load"]
+__all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
 
 
 def __getattr__(name: str) -> Any:

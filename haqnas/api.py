@@ -44,13 +44,14 @@ from haqnas.evaluate import (
     score_accuracy,
 )
 from haqnas.graph.layers import list_layers
+from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.hardware import HardwareProfile, find_profile
+from haqnas.layer_rows import layer_rows
 from haqnas.manifest import Manifest, Sizes
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
-from haqnas.layer_rows import layer_rows
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
@@ -58,7 +59,7 @@ from haqnas.rewrite.serialize import load_graph, save_graph
 from haqnas.rewrite.synthetic import synthetic_batches
 from haqnas.space.policy import Policy
 
-__all__ = ["Artifact", "Progress", "compile", "load"]
+__all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
 
 FORMATS = ("exe", "a", "so", "tvm")
 STAGES = ("trace", "quantize", "score", "lower", "build", "link", "check", "save")
@@ -158,6 +159,68 @@ def compile(
         shutil.rmtree(state)
     report.done(f"{directory}")
     return finished
+
+
+def compile_file(
+    model_file: str,
+    *,
+    output: Path | str,
+    target: str | HardwareProfile = "host",
+    bits: str | Policy = "8",
+    seed: int = 0,
+    formats: Sequence[str] = ("exe", "a"),
+    cc: str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Artifact:
+    """`compile` with model and data from a model file, `model.py` or `model.py:BUILDER`; its stem names the model.
+
+    Options and `output` are checked before the model is built, which may take long. Raises as `compile`.
+    """
+    path, builder = split_model(model_file)
+    name = c_name(path.stem)
+    _check_options(target, bits, name, formats, cc, device, seed)
+    with open_output(Path(output)), taught_os_errors(Path(output)):
+        loaded = load_model(path, builder)
+        data = {
+            function: make() if make is not None else None
+            for function, make in (
+                ("train_data", loaded.train_data),
+                ("calibration_data", loaded.calibration_data),
+                ("val_data", loaded.val_data),
+            )
+        }
+    return compile(
+        loaded.model,
+        loaded.example_inputs,
+        output=output,
+        target=target,
+        bits=bits,
+        **data,
+        evaluate=loaded.evaluate,
+        name=name,
+        seed=seed,
+        formats=formats,
+        cc=cc,
+        device=device,
+        fresh=fresh,
+        progress=progress,
+    )
+
+
+def split_model(model_file: str) -> tuple[Path, str | None]:
+    """Path and builder of `MODEL[:BUILDER]`."""
+    path, colon, builder = model_file.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Path(path), builder
+    return Path(model_file), None
+
+
+def c_name(stem: str) -> str:
+    """A C identifier that resembles a file's stem."""
+    cleaned = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return cleaned if re.match(r"[A-Za-z]", cleaned) else f"model_{cleaned}"
 
 
 class _Reporter:

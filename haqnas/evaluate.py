@@ -74,7 +74,10 @@ def read_inputs(
     data: Dataset[Any], name: str, index: int, example_inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """The inputs of one sample, without batch dimension; raises ConfigurationError."""
-    sample = data[index]
+    try:
+        sample = data[index]
+    except Exception as error:
+        raise ConfigurationError(f"{name}[{index}] raises {type(error).__name__}: {error}") from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         raise ConfigurationError(
             f"{name}[{index}] must be a pair (input, label), but got {type(sample).__name__}"

@@ -1,14 +1,14 @@
 """The manifest's row of each layer, and the same layer's weights found again in the executable."""
 
 import hashlib
-from pathlib import Path
 
 import torch
 from torch.fx import GraphModule
 
+from haqnas.artifact import Artifact
 from haqnas.codegen.program import LayerInfo, Program
 from haqnas.graph.layers import list_layers
-from haqnas.manifest import LayerRow, Manifest
+from haqnas.manifest import LayerRow
 from haqnas.space.policy import Policy
 
 
@@ -53,10 +53,16 @@ def _simulated_bits(graph: GraphModule) -> dict[str, str]:
     return found
 
 
-def rows_in_binary(manifest: Manifest, executable: Path) -> tuple[bool, ...]:
-    """Per row of the manifest: whether the executable holds that layer's packed weights where it should."""
+def rows_in_binary(artifact: Artifact) -> tuple[bool | None, ...]:
+    """Per row of the manifest: whether the executable holds that layer's packed weights where it should.
+
+    None where the artefact has no executable.
+    """
+    manifest = artifact.manifest
+    if "exe" not in manifest.formats:
+        return (None,) * len(manifest.layers)
     base = manifest.sizes.constants_offset_bytes
-    data = executable.read_bytes()
+    data = artifact.executable.read_bytes()
 
     def is_there(row: LayerRow) -> bool:
         if base is None:

@@ -89,6 +89,7 @@ def open_output(directory: Path) -> Iterator[Path]:
     """
     with taught_os_errors(directory):
         state = directory / STATE
+        was_there = directory.exists()
         state.mkdir(parents=True, exist_ok=True)
         with (state / "lock").open("w") as lock:
             try:
@@ -99,7 +100,20 @@ def open_output(directory: Path) -> Iterator[Path]:
                 raise ConfigurationError(
                     f"another haqnas is compiling into {directory}; wait for it, or choose another -o DIR"
                 ) from None
-            yield state
+            try:
+                yield state
+            finally:
+                _tidy(directory, state, was_there)
+
+
+def _tidy(directory: Path, state: Path, was_there: bool) -> None:
+    """Leave no empty state, and no empty directory of our making, behind a run that came to nothing."""
+    if not state.exists():
+        return
+    if all(path.name == "lock" for path in state.iterdir()):
+        shutil.rmtree(state)
+    if not was_there and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 @contextmanager

@@ -1,0 +1,211 @@
+"""The commands: they read options, call the library, and print. No logic of their own."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from haqnas.cli.doctor import examine
+from haqnas.cli.progress import show_progress
+from haqnas.cli.render import (
+    describe_latency,
+    print_json,
+    print_lines,
+    print_table,
+    profile_rows,
+    summarise,
+    summary_document,
+)
+
+json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
+device_option = click.option(
+    "--device", metavar="URI", help="local, qemu or qemu:CPU; default: what can run it."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="haqnas")
+def group() -> None:
+    """Quantize and compile PyTorch models for a target's hardware."""
+
+
+@group.command("compile")
+@click.argument("model", metavar="MODEL[:BUILDER]")
+@click.option(
+    "--target", default="host", show_default=True, help="A name from `haqnas targets`, or a profile.toml."
+)
+@click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--bits", default="8", show_default=True, metavar="8|wXaY|FILE", help="Uniform bits or a policy.json."
+)
+@click.option(
+    "--format", "formats", default="exe,a", show_default=True, metavar="LIST", help="Of exe,a,so,tvm."
+)
+@click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
+@device_option
+@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def compile_command(
+    model: str,
+    target: str,
+    output: Path,
+    bits: str,
+    formats: str,
+    cc: str | None,
+    device: str | None,
+    seed: int,
+    fresh: bool,
+    is_json: bool,
+    quiet: bool,
+) -> None:
+    """Compile MODEL, a Python file with build_model() and example_inputs(), into DIR.
+
+    The same command again goes on where it stopped.
+    """
+    from haqnas.api import compile_file
+
+    with show_progress(quiet) as progress:
+        artifact = compile_file(
+            model,
+            output=output,
+            target=target,
+            bits=bits,
+            seed=seed,
+            formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
+            cc=cc,
+            device=device,
+            fresh=fresh,
+            progress=progress,
+        )
+    if is_json:
+        print_json(summary_document(artifact))
+    else:
+        print_lines(summarise(artifact))
+
+
+@group.command("verify")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@device_option
+@json_option
+def verify_command(directory: Path, device: str | None, is_json: bool) -> None:
+    """Prove the artefact DIR: its files, its integer reference, its binary."""
+    from haqnas.artifact import verify
+
+    checks = verify(directory, device)
+    if is_json:
+        print_json({"artifact": str(directory), "checks": [asdict(check) for check in checks]})
+    else:
+        print_lines((f"{check.name}: {check.result}", check.detail) for check in checks)
+
+
+@group.command("bench")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@device_option
+@click.option("--runs", default=100, show_default=True, help="Inferences to time.")
+@json_option
+def bench_command(directory: Path, device: str | None, runs: int, is_json: bool) -> None:
+    """Time the artefact DIR; count instructions where its device is emulated."""
+    from haqnas.artifact import load
+
+    latency = load(directory).bench(device, runs)
+    if is_json:
+        print_json({"artifact": str(directory), "latency": latency.to_document()})
+    else:
+        print_lines([("latency", describe_latency(latency))])
+
+
+@group.command("inspect")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+def inspect_command(directory: Path, is_json: bool) -> None:
+    """Print the artefact DIR layer by layer, with what its binary really holds."""
+    from haqnas.artifact import load
+    from haqnas.layer_rows import rows_in_binary
+
+    artifact = load(directory)
+    rows = artifact.manifest.layers
+    found = rows_in_binary(artifact)
+    if is_json:
+        layers = [{**asdict(row), "in_binary": there} for row, there in zip(rows, found, strict=True)]
+        print_json({**summary_document(artifact), "layers": layers})
+        return
+    print_lines(summarise(artifact))
+    print()
+    numbers = ("weights", "packed bytes", "bits/weight", "macs")
+    columns = ("layer", "kind", "requested", "simulated", "emitted", *numbers, "in binary", "kernel")
+    print_table(
+        columns,
+        (
+            (
+                row.name,
+                row.kind,
+                row.requested or "-",
+                row.simulated or "-",
+                row.emitted or "-",
+                f"{row.num_weights:,}" if row.num_weights else "-",
+                f"{row.packed_bytes:,}" if row.packed_bytes else "-",
+                f"{row.packed_bytes * 8 / row.num_weights:.2f}" if row.num_weights else "-",
+                f"{row.macs:,}" if row.macs else "-",
+                _found(row.packed_bytes, there),
+                row.kernel,
+            )
+            for row, there in zip(rows, found, strict=True)
+        ),
+        numbers,
+    )
+
+
+def _found(packed_bytes: int, is_there: bool | None) -> str:
+    if not packed_bytes:
+        return "-"
+    return {None: "no executable", True: "yes", False: "NO"}[is_there]
+
+
+@group.command("targets")
+@click.argument("name", required=False)
+@json_option
+def targets_command(name: str | None, is_json: bool) -> None:
+    """List the shipped profiles, or show one (also `host`, or your own profile.toml)."""
+    from haqnas.devices.choose import device_for
+    from haqnas.devices.local import read_host_cpu
+    from haqnas.hardware import find_profile, shipped_profiles
+
+    host = read_host_cpu()
+    if name is not None:
+        profile = find_profile(name, host)
+        if is_json:
+            print_json({"profile": asdict(profile)})
+        else:
+            print_lines(profile_rows(profile))
+        return
+    profiles = shipped_profiles()
+    devices = [device_for(profile, None, host) for profile in profiles]
+    uris = [device.uri if device else None for device in devices]
+    own = find_profile("host", host).name if any(host.can_run(profile) for profile in profiles) else None
+    if is_json:
+        listed = [{**asdict(profile), "device": uri} for profile, uri in zip(profiles, uris, strict=True)]
+        print_json({"host": own, "targets": listed})
+        return
+    rows = [(p.name, uri or "nothing here", p.description) for p, uri in zip(profiles, uris, strict=True)]
+    print_table(("target", "runs on", "description"), [("host", "local", f"this machine: {own}"), *rows])
+
+
+@group.command("doctor")
+@json_option
+def doctor_command(is_json: bool) -> int:
+    """Say what haqnas finds on this machine, what is missing, and what to type."""
+    findings = examine()
+    is_healthy = all(finding.is_there or not finding.is_required for finding in findings)
+    if is_json:
+        print_json({"healthy": is_healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        print_table(
+            ("", "what", "found"),
+            [
+                ("ok" if f.is_there else "MISSING" if f.is_required else "absent", f.name, f.detail)
+                for f in findings
+            ],
+        )
+    return 0 if is_healthy else 4

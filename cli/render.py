@@ -1,0 +1,118 @@
+"""What commands print on stdout: tables for people, one object for programs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from haqnas.artifact import Artifact
+    from haqnas.devices.latency import Latency
+    from haqnas.evaluate import Accuracy
+    from haqnas.hardware import HardwareProfile
+
+PLAIN_WIDTH = 160  # columns where stdout is no terminal: tables go to files and pipes unbroken
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Exactly one JSON object."""
+    print(json.dumps({"ok": True, **document}))
+
+
+def print_lines(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values, aligned."""
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    for name, value in listed:
+        print(f"{name:<{width}}  {value}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A table; `right` names the columns of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console = console if console.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    console.print(table)
+
+
+def describe_latency(latency: "Latency | None") -> str:
+    """One line that says what the figure is."""
+    if latency is None:
+        return "not measured"
+    if latency.median_s is not None:
+        spread = f", spread {latency.spread:.0%}" if latency.spread is not None else ""
+        return f"{_seconds(latency.median_s)} median of {latency.runs} (measured on {latency.device}{spread})"
+    return f"{latency.instructions:,} instructions (emulated on {latency.device}; no time: it would be the emulator's)"
+
+
+def _seconds(value_s: float) -> str:
+    return f"{value_s * 1e3:.3f} ms" if value_s >= 1e-3 else f"{value_s * 1e6:.1f} us"
+
+
+def describe_accuracy(accuracy: "Accuracy | None") -> str:
+    """One line that says what was scored on what."""
+    if accuracy is None:
+        return "not scored"
+    on = f"{accuracy.num_samples} samples of {accuracy.data}"
+    if accuracy.float_model is None:
+        return f"{accuracy.simulated:.2%} agreement with the float model on {on} (no val_data was given)"
+    if accuracy.metric == "top-1":
+        return f"top-1 float {accuracy.float_model:.2%}, integer {accuracy.simulated:.2%} on {on}"
+    return f"{accuracy.metric} float {accuracy.float_model:.4g}, integer {accuracy.simulated:.4g} on {on}"
+
+
+def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
+    """What `compile` and `inspect` say about an artefact."""
+    manifest, sizes = artifact.manifest, artifact.manifest.sizes
+    size = f"{sizes.executable_bytes:,} bytes, " if sizes.executable_bytes is not None else ""
+    return [
+        ("artefact", str(artifact.directory)),
+        ("target", f"{manifest.profile.name} ({manifest.profile.description})"),
+        ("accuracy", describe_accuracy(manifest.accuracy)),
+        ("latency", describe_latency(manifest.latency)),
+        (
+            "size",
+            f"{size}of it {sizes.packed_weight_bytes:,} of packed weights; {sizes.workspace_bytes:,} of workspace",
+        ),
+        ("exact", "all integer: bit for bit on every machine" if manifest.is_exact else "has float islands"),
+    ]
+
+
+def summary_document(artifact: "Artifact") -> dict[str, Any]:
+    """The same for programs."""
+    from dataclasses import asdict
+
+    manifest = artifact.manifest
+    return {
+        "artifact": str(artifact.directory),
+        "name": manifest.name,
+        "target": manifest.profile.name,
+        "accuracy": asdict(manifest.accuracy) if manifest.accuracy else None,
+        "latency": manifest.latency.to_document() if manifest.latency else None,
+        "sizes": asdict(manifest.sizes),
+        "is_exact": manifest.is_exact,
+        "formats": list(manifest.formats),
+    }
+
+
+def profile_rows(profile: "HardwareProfile") -> list[tuple[str, str]]:
+    """Every field of a profile."""
+    emulator, machine = profile.emulator, profile.machine
+    facts = {name: getattr(machine, name) for name in machine.__dataclass_fields__}
+    return [
+        ("name", profile.name),
+        ("description", profile.description),
+        ("triple", profile.triple),
+        ("cpu", profile.cpu),
+        ("features", " ".join(profile.features) or "none beyond the cpu's"),
+        ("kernels for", ", ".join((*profile.isas, "portable"))),
+        ("checked at start", ", ".join(profile.cpu_features) or "nothing"),
+        ("emulator", f"{emulator.program} -cpu {emulator.cpu}" if emulator else "none"),
+        *((name, f"{value:,}") for name, value in facts.items() if value is not None),
+    ]
