@@ -21,6 +21,9 @@ hypothesis.settings.register_profile("haqnas", deadline=None, print_blob=True, m
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "haqnas")
 
+# The tests' networks are small, and torch's threads wait for each other badly on a machine that does other work.
+torch.set_num_threads(1)
+
 EMULATORS = {"arm": "qemu-aarch64", "riscv": "qemu-riscv64"}
 
 

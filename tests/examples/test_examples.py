@@ -12,7 +12,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -47,15 +48,12 @@ def test_digits_test_images_are_not_trained_on(digits):
     assert set(digits.calibration_data().indices) <= set(train.indices)
 
 
-def test_digits_training_is_repeatable(digits, digits_model):
+def test_digits_training_is_repeatable_and_leaves_no_trace(digits, digits_model):
+    before = torch.get_rng_state(), torch.get_num_threads()
     again = digits.build_model().state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in digits_model.state_dict().items())
-
-
-def test_digits_building_leaves_the_random_state_alone(digits):
-    before = torch.get_rng_state()
-    digits.build_model()
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == torch.get_num_threads()
 
 
 def test_digits_example_input_is_one_image(digits):
