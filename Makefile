@@ -55,7 +55,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/clang-format --dry-run --Werror $(RUNTIME_SOURCES)
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name tests/benchmarks
+	$(BIN)/python -m pytest -m benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name -s tests/benchmarks
 
 clean:
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
