@@ -1,4 +1,4 @@
-"""Wall time and peak memory of whole compilations, each in a process of its own, and time per inference on this machine."""
+"""Wall time and peak memory of whole compilations, each in a process of its own; time per inference here."""
 
 import resource
 import subprocess
