@@ -4,8 +4,8 @@ Canonical aten calls name all positional arguments of their schema explicitly; k
 where they have their default. Dimensions are not negative. The forms:
 
 - `hardtanh(x, low, high)`: ReLU6, clamp with two bounds; `relu(x)`: clamp from 0, threshold;
-- `add.Tensor(x, y)`, `mul.Tensor(x, y)`, y a node or a number: subtraction, division by a number, negation,
-  scaled addition are written with these two;
+- `add.Tensor(x, y)`, `mul.Tensor(x, y)`, y a node or a number: subtraction of numbers, division by a number, negation
+  and scaled addition are written with these two; `sub.Tensor(x, y)` between nodes;
 - `max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)`, `avg_pool2d(...)`, `adaptive_avg_pool2d(x, size)`:
   pairs everywhere; 1-D pools are 2-D ones of height 1 between two reshapes;
 - `mean.dim(x, dims, keepdim)`, dims ascending;
@@ -21,7 +21,16 @@ import torch
 from torch import fx
 
 from haqnas.graph.constants import number_of
-from haqnas.graph.edit import arguments, constant_of, copy_graph, emit, finish, replace, shape_of
+from haqnas.graph.edit import (
+    arguments,
+    broadcast_shape,
+    constant_of,
+    copy_graph,
+    emit,
+    finish,
+    replace,
+    shape_of,
+)
 from haqnas.graph.moves import MOVES, Rule, reshape
 
 aten = torch.ops.aten
@@ -71,7 +80,7 @@ def _expand(node: fx.Node) -> fx.Node | None:
         if user.target not in (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.div.Tensor):
             return None
         others = [shape_of(other) for other in user.all_input_nodes if other is not node]
-        if len(others) != 1 or torch.broadcast_shapes(shape_of(x), *others) != user.meta["val"].shape:
+        if len(others) != 1 or broadcast_shape(shape_of(x), others[0]) != shape_of(user):
             return None
     return x
 
@@ -144,17 +153,20 @@ def _times(before: fx.Node, value: Any, factor: float) -> Any:
 
 
 def _subtract(node: fx.Node) -> fx.Node | None:
+    """Subtraction of, or from, a number is an addition; between tensors it stays, with the factor applied."""
     bound = arguments(node)
     if not _is_float(node):
         return None
     left, right = bound["self"], bound["other"]
     if node.target in (aten.rsub.Tensor, aten.rsub.Scalar):
         left, right = right, left
-    alpha = bound.get("alpha", 1)
-    left = left if number_of(left) is None else number_of(left)
-    negated = _times(node, right, -alpha)
-    first, second = (left, negated) if isinstance(left, fx.Node) else (negated, left)
-    return emit(node, aten.add.Tensor, first, second)
+    right = _times(node, right, bound.get("alpha", 1))
+    left_number, right_number = number_of(left), number_of(right)
+    if right_number is not None:
+        return emit(node, aten.add.Tensor, left, -right_number) if left_number is None else None
+    if left_number is not None:
+        return emit(node, aten.add.Tensor, _times(node, right, -1.0), left_number)
+    return emit(node, aten.sub.Tensor, left, right)
 
 
 def _divide(node: fx.Node) -> fx.Node | None:

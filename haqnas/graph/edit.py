@@ -43,10 +43,17 @@ def finish(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the node's value."""
     return tuple(node.meta["val"].shape)
 
 
+def broadcast_shape(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of an elementwise operator on two shapes."""
+    return tuple(torch.broadcast_shapes(left, right))  # type: ignore[no-untyped-call]
+
+
 def is_call(node: object, *targets: object) -> bool:
+    """Whether a node or argument is a call of one of the functions `targets`."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
@@ -98,11 +105,13 @@ def emit_constant(before: fx.Node, name: str, value: Tensor) -> fx.Node:
 
 
 def replace(node: fx.Node, replacement: fx.Node) -> None:
+    """Let all readers of `node` read `replacement`, and remove `node`."""
     node.replace_all_uses_with(replacement)
     node.graph.erase_node(node)
 
 
 def inherited_meta(node: fx.Node) -> dict[str, Any]:
+    """Where in the user's model the node comes from, to be passed on to nodes made from it."""
     return {key: node.meta[key] for key in _INHERITED if key in node.meta}
 
 

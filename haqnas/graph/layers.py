@@ -12,6 +12,8 @@ FLOAT32_BYTES = 4
 
 
 class LayerKind(StrEnum):
+    """What a layer computes; depthwise means one group per input channel."""
+
     CONV1D = "conv1d"
     CONV2D = "conv2d"
     DEPTHWISE_CONV1D = "depthwise_conv1d"
@@ -44,7 +46,7 @@ def list_layers(gm: fx.GraphModule) -> tuple[Layer, ...]:
 
 
 def _describe(module: nn.Module, name: str, nodes: list[fx.Node]) -> Layer:
-    weight = module.weight
+    weight = module.get_parameter("weight")
     first = nodes[0]
     assert isinstance(first.args[0], fx.Node)
     return Layer(
@@ -78,4 +80,4 @@ def _macs(module: nn.Module, node: fx.Node) -> int:
     else:
         counted = node.args[0] if isinstance(module, nn.ConvTranspose2d) else node
         rows = math.prod(shape_of(counted)[2:])
-    return rows * int(module.weight.numel())
+    return rows * module.get_parameter("weight").numel()

@@ -1,6 +1,7 @@
 """Where in the user's source something happened: the `file:line: source` of errors and of graph nodes."""
 
 import linecache
+import os
 import re
 import sysconfig
 import traceback
@@ -11,19 +12,19 @@ import torch
 from torch import fx
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*(?:\n\s+(?P<source>\S.*))?')
-_TORCH = str(Path(torch.__file__).parent)
-_HAQNAS = str(Path(__file__).parents[1])
-_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_OURS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 def is_user_file(filename: str) -> bool:
     """Whether a source file belongs to neither PyTorch, nor Python, nor haqnas."""
-    if filename.startswith("<"):
+    if filename.startswith(("<", *_OURS)):
         return False
-    return not filename.startswith((_TORCH, _HAQNAS, _STANDARD_LIBRARY)) and "site-packages" not in filename
+    return "site-packages" in filename or not filename.startswith(_STANDARD_LIBRARY)
 
 
 def format_place(filename: str, line: int, source: str | None) -> str:
+    """`file:line: source`; the source is read from the file where it is not given."""
     source = (source or linecache.getline(filename, line)).strip()
     return f"{filename}:{line}: {source}" if source else f"{filename}:{line}"
 

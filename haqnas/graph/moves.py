@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import fx
 
-from haqnas.graph.edit import arguments, emit, is_call, shape_of
+from haqnas.graph.edit import arguments, constant_of, emit, emit_constant, is_call, shape_of
 
 aten = torch.ops.aten
 Rule = Callable[[fx.Node], fx.Node | None]
@@ -26,16 +26,19 @@ def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
 
 
 def permute(before: fx.Node, x: fx.Node, dims: list[int]) -> fx.Node:
+    """x with its dimensions in the order `dims`."""
     return x if dims == sorted(dims) else emit(before, aten.permute.default, x, dims)
 
 
 def slice_of(before: fx.Node, x: fx.Node, dim: int, start: int, end: int, step: int = 1) -> fx.Node:
+    """Elements start, start + step ... before end of one dimension."""
     if (start, end, step) == (0, shape_of(x)[dim], 1):
         return x
     return emit(before, aten.slice.Tensor, x, dim, start, end, step)
 
 
 def cat(before: fx.Node, parts: list[fx.Node], dim: int) -> fx.Node:
+    """The parts one after another along one dimension."""
     return parts[0] if len(parts) == 1 else emit(before, aten.cat.default, parts, dim)
 
 
@@ -117,9 +120,35 @@ def _part(node: fx.Node) -> fx.Node | None:
 
 def _cat(node: fx.Node) -> fx.Node | None:
     bound = arguments(node)
-    # torch.cat accepts empty one-dimensional tensors of any rank; they add nothing
+    # torch.cat accepts empty one-dimensional tensors beside any rank; they add nothing
     parts = [part for part in bound["tensors"] if shape_of(part) != (0,)]
-    return cat(node, parts, bound["dim"] % _rank(node))
+    dim = bound["dim"] % _rank(node)
+    padded = _pad_by_constants(node, parts, dim) if dim > 0 and shape_of(node)[0] == 1 else None
+    return padded or cat(node, parts, dim)
+
+
+def _pad_by_constants(node: fx.Node, parts: list[fx.Node], dim: int) -> fx.Node | None:
+    """Constants before and after the others (class tokens, zeros) as a pad plus one constant.
+
+    A constant has the batch size of the example inputs; added, it broadcasts, and the graph runs on any batch.
+    """
+    values = [constant_of(part) for part in parts]
+    inner = [index for index, value in enumerate(values) if value is None]
+    if len(inner) == len(parts) or not inner or len(inner) != inner[-1] - inner[0] + 1:
+        return None
+    x = cat(node, [parts[index] for index in inner], dim)
+    widths = [shape_of(part)[dim] for part in parts]
+    pads = [0] * (2 * (_rank(node) - dim))
+    pads[-2:] = [sum(widths[: inner[0]]), sum(widths[inner[-1] + 1 :])]
+    padded = pad_constant(node, x, pads, 0.0)
+    known = [
+        torch.zeros(shape_of(part)) if value is None else value
+        for part, value in zip(parts, values, strict=True)
+    ]
+    offset = torch.cat(known, dim)
+    if not bool(offset.any()):
+        return padded
+    return emit(node, aten.add.Tensor, padded, emit_constant(node, f"beside_{node.name}", offset))
 
 
 def _stack(node: fx.Node) -> fx.Node | None:

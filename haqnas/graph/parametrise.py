@@ -69,24 +69,23 @@ def _unused(path: str, taken: set[str]) -> str:
 
 
 def _layer_path(node: fx.Node) -> str:
-    weight = next(
-        str(n.target) for n in node.all_input_nodes if n.op == "get_attr" and constant_of(n).dim() > 1
-    )  # type: ignore[union-attr]
+    constants = [(other, constant_of(other)) for other in node.all_input_nodes]
+    weight = next(str(other.target) for other, value in constants if value is not None and value.dim() > 1)
     if weight.endswith(".weight"):
         return weight.removesuffix(".weight")
     if weight.startswith("folded_") or weight == "weight":
-        return module_path(node) or node.name
+        return _module_path(node) or node.name
     return weight.removesuffix("_weight")
 
 
-def module_path(node: fx.Node) -> str:
+def _module_path(node: fx.Node) -> str:
     """Path of the innermost user module that made a node; "" for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     path = str(list(stack.values())[-1][0]) if stack else ""
     return path.split("@")[0]
 
 
-def parameter(value: Tensor) -> nn.Parameter:
+def _parameter(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach(), requires_grad=value.is_floating_point())
 
 
@@ -96,8 +95,8 @@ def _module(
     """A layer around given weights, without allocating others."""
     with torch.device("meta"):
         module = kind(*sizes, bias=bias is not None, **config)
-    module.weight = parameter(weight)
-    module.bias = None if bias is None else parameter(bias)
+    module.weight = _parameter(weight)
+    module.bias = None if bias is None else _parameter(bias)
     return module.eval()
 
 
@@ -323,6 +322,6 @@ def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.N
     mean = node.args[3]
     assert isinstance(mean, fx.Node)
     path = str(mean.target).removesuffix(".running_mean")
-    path = module_path(node) or node.name if path.startswith("folded_") or path == mean.target else path
+    path = _module_path(node) or node.name if path.startswith("folded_") or path == mean.target else path
     made = emit_module(node, path, module, x)
     return made if is_regular else emit(node, aten.reshape.default, made, [-1, *shape[1:]])

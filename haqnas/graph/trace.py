@@ -19,6 +19,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from haqnas.errors import UnsupportedModelError
+from haqnas.graph.check import check_model, describe_error, run_forward
 from haqnas.graph.location import at, error_place, node_place
 
 _DEPENDS_ON_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException)
@@ -33,6 +34,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     qualified names and hold copies, so the model cannot change through the graph; the output is a flat tuple.
     Raises UnsupportedModelError, with the line of the model, for what cannot be traced.
     """
+    check_model(model, example_inputs)
     was_training = model.training
     model.eval()
     try:
@@ -43,6 +45,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     except UnsupportedModelError:
         raise
     except Exception as error:
+        run_forward(model, example_inputs)  # a model that does not run at all gets the message about that
         raise UnsupportedModelError(_explain(error)) from error
     finally:
         model.train(was_training)
@@ -72,9 +75,8 @@ def _explain(error: Exception) -> str:
             "  Write it without a Python branch, for example `torch.where(condition, a, b)`, "
             "or take the decision outside of forward()."
         )
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"the model cannot be traced: {type(error).__name__}: {first_line}{place}\n"
+        f"the model cannot be traced: {describe_error(error)}{place}\n"
         "  forward() must compute with torch operators only; move numpy, .item() and input/output out of it."
     )
 
@@ -148,10 +150,13 @@ def _user_outputs(
     program: ExportedProgram, copied: dict[fx.Node, fx.Node], output: fx.Node
 ) -> tuple[fx.Node, ...]:
     """The outputs that the user returned, in order; copies of changed inputs are left out."""
+    returned = output.args[0]
+    assert isinstance(returned, tuple | list)
     results = []
-    for spec, node in zip(program.graph_signature.output_specs, output.args[0], strict=True):
+    for spec, node in zip(program.graph_signature.output_specs, returned, strict=True):
         if spec.kind is not OutputKind.USER_OUTPUT:
             continue
+        assert isinstance(node, fx.Node)
         if node.meta["val"].dtype != torch.float32:
             raise UnsupportedModelError(
                 f"outputs must be float32, but {node.target} returns {node.meta['val'].dtype}"

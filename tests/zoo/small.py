@@ -1,5 +1,7 @@
 """SqueezeNet, a DenseNet block, DS-CNN, a 1-D convolution network, an autoencoder, a small transformer."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -135,7 +137,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         sizes = [features, *[hidden] * 4, bottleneck, *[hidden] * 4]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, features))
 
