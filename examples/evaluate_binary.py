@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from haqnas.graph.load import load_model
 
 import haqnas
 from haqnas.errors import DeviceError, HaqnasError
+from haqnas.graph.load import load_model
 
 
 def main(arguments: list[str]) -> int:
