@@ -68,9 +68,9 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
 
 def _string(text: str) -> str:
     """A C string literal; octal escapes end after three digits, so that no following character joins them."""
+    special = {ord('"'): '\\"', ord("\\"): "\\\\", ord("?"): "\\077"}  # ?: else ??/ is a trigraph
     escaped = "".join(
-        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
-        for byte in text.encode()
+        special.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode()
     )
     return f'"{escaped}"'
 
@@ -284,7 +284,9 @@ extern __attribute__((visibility("hidden"))) const unsigned char {name}_constant
 
 {chr(10).join(_prototypes(program.calls))}
 
-int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+#define PUBLIC __attribute__((visibility("default")))
+
+PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
 {_checks(program)}
   if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;
   if (haqnas_cpu_missing({_feature_set(program)})) return HAQNAS_ERROR_CPU;
@@ -295,7 +297,7 @@ int {name}_run(const void *const *inputs, void *const *outputs, void *workspace)
   return HAQNAS_OK;
 }}
 
-const char *{name}_error_message(int status) {{
+PUBLIC const char *{name}_error_message(int status) {{
   switch (status) {{
     case HAQNAS_OK:
       return "ok";

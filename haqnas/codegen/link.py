@@ -14,7 +14,7 @@ from pathlib import Path
 from haqnas.codegen.emit import runtime_folder
 from haqnas.errors import DeviceError
 
-TIMEOUT_S = 300.0  # zig's first build of a libc took 40 s on two idle cores
+TIMEOUT_S = 600.0  # zig's first build of a libc takes 40 s on two idle cores, several times that on busy ones
 _GLIBC = "2.28"  # what the .so needs at least; the age of TVM's own wheels
 _STDERR_LINES = 15
 
@@ -126,7 +126,7 @@ def link_archive(
 ) -> Path:
     """Make the static library of model `name`; as `link_executable`."""
     with tempfile.TemporaryDirectory() as folder, _replacing(output) as made:
-        objects = [Path(folder) / f"{name}_{Path(source).stem}.o" for source in _library_sources(name)]
+        objects = [Path(folder) / f"{Path(source).stem}.o" for source in _library_sources(name)]
         for source, built in zip(_library_sources(name), objects, strict=True):
             _compile(linker, [*_COMPILE, "-fPIC", "-c", source], sources, built, timeout_s)
         # D: no dates and owners, so that the same input gives the same bytes

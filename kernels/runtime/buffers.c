@@ -9,25 +9,40 @@ static void* allocate(size_t size_bytes) {
   return rounded > size_bytes ? aligned_alloc(HAQNAS_ALIGNMENT, rounded) : NULL;
 }
 
+static void release_tensors(void** all, int32_t count) {
+  for (int32_t i = 0; all && i < count; ++i) free(all[i]);
+  free(all);
+}
+
 static void** allocate_tensors(const haqnas_tensor* tensors, int32_t count) {
   void** all = calloc((size_t)count + 1, sizeof *all);
-  for (int32_t i = 0; all && i < count; ++i)
-    if (!(all[i] = allocate(tensors[i].size_bytes))) return NULL;
+  for (int32_t i = 0; all && i < count; ++i) {
+    if ((all[i] = allocate(tensors[i].size_bytes))) continue;
+    release_tensors(all, i);
+    return NULL;
+  }
   return all;
 }
 
-/* Memory is given back by the end of the program. */
 int allocate_buffers(buffers* made) {
   const haqnas_model* model = &HAQNAS_MODEL;
   made->inputs = allocate_tensors(model->inputs, model->input_count);
   made->outputs = allocate_tensors(model->outputs, model->output_count);
   made->workspace = allocate(model->workspace_bytes);
   if (made->inputs && made->outputs && made->workspace) return 0;
+  release_buffers(made);
   text out = error_line();
   put(&out, "not enough memory: the model needs a workspace of ");
   put_count(&out, model->workspace_bytes);
   put(&out, " bytes beside its inputs and outputs");
   return end_line(&out, EXIT_DEVICE);
+}
+
+void release_buffers(buffers* memory) {
+  release_tensors(memory->inputs, HAQNAS_MODEL.input_count);
+  release_tensors(memory->outputs, HAQNAS_MODEL.output_count);
+  free(memory->workspace);
+  *memory = (buffers){0};
 }
 
 int run_once(const buffers* memory) {

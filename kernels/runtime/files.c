@@ -134,7 +134,7 @@ static void output_path(char path[PATH_MAX], const char* folder, int32_t index,
 static int run_records(const char* const* paths, const int* in, const char* folder, const int* out,
                        uint64_t records) {
   const haqnas_model* model = &HAQNAS_MODEL;
-  buffers memory;
+  buffers memory = {0};
   int failure = allocate_buffers(&memory);
   for (uint64_t record = 0; record < records && !failure; ++record) {
     for (int32_t i = 0; i < model->input_count && !failure; ++i)
@@ -144,30 +144,50 @@ static int run_records(const char* const* paths, const int* in, const char* fold
       if (write_all(out[o], memory.outputs[o], model->outputs[o].size_bytes))
         failure = fail_errno(EXIT_DEVICE, "cannot write into ", folder);
   }
+  release_buffers(&memory);
+  return failure;
+}
+
+static int open_outputs(const char* folder, int* out) {
+  char part[PATH_MAX];
+  for (int32_t o = 0; o < HAQNAS_MODEL.output_count; ++o) {
+    output_path(part, folder, o, ".part");
+    out[o] = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (out[o] < 0) return fail_errno(EXIT_DEVICE, "cannot write ", part);
+  }
+  return 0;
+}
+
+/* Gives the outputs their names, or after a failure removes what was written of them. */
+static int finish_outputs(const char* folder, const int* out, int failure) {
+  char part[PATH_MAX], whole[PATH_MAX];
+  for (int32_t o = 0; o < HAQNAS_MODEL.output_count && out[o] > 0; ++o) {
+    output_path(part, folder, o, ".part");
+    output_path(whole, folder, o, "");
+    if (close(out[o]) && !failure) failure = fail_errno(EXIT_DEVICE, "cannot write ", part);
+    if (failure)
+      unlink(part);
+    else if (rename(part, whole))
+      failure = fail_errno(EXIT_DEVICE, "cannot write ", whole);
+  }
   return failure;
 }
 
 int run_files(const char* const* paths, const char* folder) {
   const haqnas_model* model = &HAQNAS_MODEL;
-  char part[PATH_MAX], whole[PATH_MAX];
   uint64_t records = 0;
-  int* in = calloc((size_t)(model->input_count + model->output_count) + 1, sizeof *in);
-  int failure = in ? check_cpu() : fail(EXIT_DEVICE, "not enough memory", "", "");
-  int* out = in + model->input_count;
+  int failure = check_cpu();
+  if (failure) return failure;
+  int* in = calloc((size_t)model->input_count + 1, sizeof *in);
+  int* out = calloc((size_t)model->output_count + 1, sizeof *out);
+  if (!in || !out) failure = fail(EXIT_DEVICE, "not enough memory", "", "");
   for (int32_t i = 0; i < model->input_count && !failure; ++i)
     failure = open_input(paths[i], i, &in[i], &records);
   if (!failure) failure = make_folder(folder);
-  for (int32_t o = 0; o < model->output_count && !failure; ++o) {
-    output_path(part, folder, o, ".part");
-    out[o] = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (out[o] < 0) failure = fail_errno(EXIT_DEVICE, "cannot write ", part);
-  }
+  if (!failure) failure = open_outputs(folder, out);
   if (!failure) failure = run_records(paths, in, folder, out, records);
-  for (int32_t o = 0; o < model->output_count && !failure; ++o) {
-    output_path(part, folder, o, ".part");
-    output_path(whole, folder, o, "");
-    if (close(out[o]) || rename(part, whole))
-      failure = fail_errno(EXIT_DEVICE, "cannot write ", whole);
-  }
+  if (out) failure = finish_outputs(folder, out, failure);
+  free(in);
+  free(out);
   return failure;
 }

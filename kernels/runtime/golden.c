@@ -48,12 +48,13 @@ static int check_samples(const buffers* memory, int32_t o) {
 }
 
 int run_golden(void) {
-  buffers memory;
+  buffers memory = {0};
   int failure = prepare_made_up(&memory);
   if (!failure) failure = run_once(&memory);
   if (!failure && !HAQNAS_MODEL.samples) failure = check_hash(&memory);
   for (int32_t o = 0; HAQNAS_MODEL.samples && !failure && o < HAQNAS_MODEL.output_count; ++o)
     failure = check_samples(&memory, o);
+  release_buffers(&memory);
   if (failure) return failure;
   text out = {.fd = STDOUT_FILENO};
   put(&out, HAQNAS_MODEL.samples ? "golden: ok (within one quantization step)\n"

@@ -1,7 +1,6 @@
 /* The executable of one model: chooses the job by its arguments. Exit codes: 0 done; others in
  * program.h. */
 #define _GNU_SOURCE /* POSIX calls under -std=c11 */
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,12 +33,20 @@ static int print(const char* first, const char* second, const char* third) {
 
 static int is_word(const char* argument, const char* word) { return strcmp(argument, word) == 0; }
 
-/* Reads `INPUT.bin... -o OUTDIR` and runs it. */
+static int fail_count(int32_t count) {
+  text out = error_line();
+  put(&out, "the model takes ");
+  put_count(&out, (uint64_t)HAQNAS_MODEL.input_count);
+  put(&out, " input file(s), but got ");
+  put_count(&out, (uint64_t)count);
+  put(&out, "; --help shows what there is");
+  return end_line(&out, EXIT_USAGE);
+}
+
+/* `INPUT.bin... -o OUTDIR`; the paths of the inputs are gathered at the front of argv. */
 static int run_arguments(int argc, char** argv) {
-  const char** paths = calloc((size_t)argc + 1, sizeof *paths);
   const char* folder = NULL;
   int32_t count = 0;
-  if (!paths) return fail(EXIT_DEVICE, "not enough memory", "", "");
   for (int i = 1; i < argc; ++i) {
     if (is_word(argv[i], "-o")) {
       if (++i == argc) return fail_usage("-o takes a folder, but got nothing", "");
@@ -47,20 +54,12 @@ static int run_arguments(int argc, char** argv) {
     } else if (argv[i][0] == '-') {
       return fail_usage("unknown option ", argv[i]);
     } else {
-      paths[count++] = argv[i];
+      argv[count++] = argv[i];
     }
   }
-  if (count != HAQNAS_MODEL.input_count) {
-    text out = error_line();
-    put(&out, "the model takes ");
-    put_count(&out, (uint64_t)HAQNAS_MODEL.input_count);
-    put(&out, " input file(s), but got ");
-    put_count(&out, (uint64_t)count);
-    put(&out, "; --help shows what there is");
-    return end_line(&out, EXIT_USAGE);
-  }
+  if (count != HAQNAS_MODEL.input_count) return fail_count(count);
   if (!folder) return fail_usage("say where the outputs go: -o OUTDIR", "");
-  return run_files(paths, folder);
+  return run_files((const char* const*)argv, folder);
 }
 
 int main(int argc, char** argv) {

@@ -34,7 +34,7 @@ int fail(int exit_code, const char* message, const char* subject, const char* wa
 int fail_errno(int exit_code, const char* action, const char* path);
 int fail_usage(const char* message, const char* subject);
 
-/* buffers.c: what one run works on; given back by the end of the program. */
+/* buffers.c: what one run works on. */
 typedef struct {
   void** inputs;
   void** outputs;
@@ -44,6 +44,7 @@ typedef struct {
 /* Each returns 0 or the exit code, after a message. */
 int check_cpu(void);
 int allocate_buffers(buffers* made);
+void release_buffers(buffers* memory);
 int run_once(const buffers* memory);
 int prepare_made_up(
     buffers* memory); /* checks the CPU, allocates, fills the inputs with made-up values */

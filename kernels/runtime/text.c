@@ -6,7 +6,8 @@
 
 #include "program.h"
 
-void flush(text* out) {
+/* Not inlined: every message calls them, and none is hurried. */
+__attribute__((noinline)) void flush(text* out) {
   for (size_t done = 0; done < out->used && !out->is_failed;) {
     const ssize_t count = write(out->fd, out->data + done, out->used - done);
     if (count > 0) done += (size_t)count;
@@ -15,7 +16,7 @@ void flush(text* out) {
   out->used = 0;
 }
 
-void put(text* out, const char* string) {
+__attribute__((noinline)) void put(text* out, const char* string) {
   for (; *string; ++string) {
     if (out->used == sizeof out->data) flush(out);
     out->data[out->used++] = *string;

@@ -1,0 +1,34 @@
+# CMake package of haqnas.
+#
+#   find_package(haqnas REQUIRED)
+#   haqnas_add_artifact(digits path/to/artefact)
+#   target_link_libraries(app PRIVATE digits)      # app.cpp: #include "<model>.h"
+cmake_minimum_required(VERSION 3.20)
+
+# Adds <target>, the library of the model in <folder>: what `haqnas compile -o <folder>` wrote.
+function(haqnas_add_artifact target folder)
+  get_filename_component(folder "${folder}" ABSOLUTE BASE_DIR "${CMAKE_CURRENT_SOURCE_DIR}")
+  set(manifest "${folder}/manifest.json")
+  if(NOT EXISTS "${manifest}")
+    message(FATAL_ERROR "haqnas_add_artifact: ${folder} is no artefact: it has no manifest.json; "
+                        "make one with haqnas compile MODEL --target T --format exe,a -o ${folder}")
+  endif()
+  file(READ "${manifest}" text)
+  string(JSON name ERROR_VARIABLE problem GET "${text}" name)
+  if(problem)
+    message(FATAL_ERROR "haqnas_add_artifact: ${manifest} does not name its model (${problem}); compile again")
+  endif()
+  set(library "${folder}/lib/lib${name}.a")
+  if(NOT EXISTS "${library}")
+    message(FATAL_ERROR "haqnas_add_artifact: ${library} is missing; compile with --format exe,a")
+  endif()
+  add_library(${target} STATIC IMPORTED GLOBAL)
+  set_target_properties(
+    ${target}
+    PROPERTIES IMPORTED_LOCATION "${library}"
+               IMPORTED_LINK_INTERFACE_LANGUAGES C
+               INTERFACE_INCLUDE_DIRECTORIES "${folder}/include"
+               INTERFACE_LINK_LIBRARIES m)
+  # A new artefact in the same folder may have another name: configure again.
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${manifest}")
+endfunction()

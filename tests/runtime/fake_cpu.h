@@ -1,0 +1,12 @@
+#ifndef HAQNAS_FAKE_CPU_H_
+#define HAQNAS_FAKE_CPU_H_
+
+#include "haqnas_runtime.h"
+
+#ifndef FAKE_MISSING
+#define FAKE_MISSING 0
+#endif
+
+extern uint64_t fake_missing;
+
+#endif /* HAQNAS_FAKE_CPU_H_ */
