@@ -14,8 +14,8 @@ from haqnas.quantspec import act_range
 
 HALF_BINS = 4096  # 16 bins for each step of 8 bits even where values have one sign and half the limit
 SMALLEST_EXPONENT = -40
-JOINT_RATIOS = tuple(0.02 * 1.08**index for index in range(52))  # 0.02 to 1.01 of the observed range
-FINE_RATIOS = tuple(0.80 + 0.02 * index for index in range(21))
+JOINT_RATIOS = tuple(1.12**-index for index in range(30))  # of the observed range, down to 0.04
+FINE_RATIOS = tuple(0.88 + 0.02 * index for index in range(13))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,7 @@ def choose_range(histogram: Histogram, bits: int) -> Range:
     least, greatest = min(histogram.least, 0.0), max(histogram.greatest, 0.0)
     if greatest - least < 2.0**SMALLEST_EXPONENT:
         return Range(1.0 / act_range(bits)[1], 0)
-    candidates = [(least, greatest), *((least * r, greatest * r) for r in JOINT_RATIOS)]
-    least, greatest = _best(histogram, bits, candidates)
+    least, greatest = _best(histogram, bits, [(least * ratio, greatest * ratio) for ratio in JOINT_RATIOS])
     if least < 0.0 < greatest:
         least, greatest = _best(histogram, bits, [(least * ratio, greatest) for ratio in FINE_RATIOS])
     least, greatest = _best(histogram, bits, [(least, greatest * ratio) for ratio in FINE_RATIOS])
@@ -92,9 +91,10 @@ def _quantization(ranges: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 def _best(histogram: Histogram, bits: int, candidates: list[tuple[float, float]]) -> tuple[float, float]:
     occupied = histogram.counts.nonzero().flatten()
-    counts = histogram.counts[occupied]
-    centres = (occupied.to(torch.float64) + 0.5 - HALF_BINS) * (histogram.limit / HALF_BINS)
-    scale, zero_point = (part[:, None] for part in _quantization(torch.tensor(candidates, dtype=torch.float64), bits))
+    counts = histogram.counts[occupied].to(torch.float32)
+    centres = ((occupied + 0.5 - HALF_BINS) * (histogram.limit / HALF_BINS)).to(torch.float32)
+    scale, zero_point = _quantization(torch.tensor(candidates, dtype=torch.float64), bits)
+    scale, zero_point = scale.to(torch.float32)[:, None], zero_point.to(torch.float32)[:, None]
     integers = (torch.round(centres / scale) + zero_point).clamp(0, act_range(bits)[1])
     errors = ((integers - zero_point) * scale - centres).square() @ counts
     return candidates[int(errors.argmin())]
