@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
 MEAN = (0.485, 0.456, 0.406)  # what the published weights were trained with
 STD = (0.229, 0.224, 0.225)
@@ -94,17 +94,29 @@ def _load(blocks: int, file_name: str) -> nn.Module:
     return model.eval()
 
 
+class CifarImages(Dataset):
+    """Pairs of a normalised image (3, 32, 32) and its class; pixels stay uint8 until they are asked for."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        self.pixels, self.labels = pixels, labels
+        self.mean, self.std = torch.tensor(MEAN).reshape(3, 1, 1), torch.tensor(STD).reshape(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = torch.from_numpy(self.pixels[index].transpose(2, 0, 1).copy()).float() / 255
+        return (image - self.mean) / self.std, int(self.labels[index])
+
+
 @functools.cache
-def _dataset(split: str) -> TensorDataset:
+def _dataset(split: str) -> CifarImages:
     spec = importlib.util.spec_from_file_location("haqnas_data_load", _data_folder() / "load.py")
     if spec is None or spec.loader is None:
         raise RuntimeError(f"{_data_folder() / 'load.py'} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pixels, labels = module.cifar10(split)
-    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255)
-    images.sub_(torch.tensor(MEAN).reshape(3, 1, 1)).div_(torch.tensor(STD).reshape(3, 1, 1))
-    return TensorDataset(images, torch.from_numpy(labels.astype(np.int64)))
+    return CifarImages(*module.cifar10(split))
 
 
 def build_model() -> nn.Module:
