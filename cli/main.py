@@ -6,6 +6,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code. Nothing escapes but the end of the process."""
     is_json = "--json" in arguments
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries warn of is no message of ours; -W shows it
     try:
         result = group.main(list(arguments), prog_name="haqnas", standalone_mode=False)
         sys.stdout.flush()
