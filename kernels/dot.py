@@ -196,6 +196,7 @@ def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
         tail = local(out_dtype, block)
+        spill = local("int32", tile.pixels * block)
         bounds = clamp_bounds(p, Parameter.ZERO_POINT)
 
         def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
@@ -218,24 +219,28 @@ def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
                             at_lane = (m * tile.vectors + v) * lanes
                             total = instructions.multiply_add(load(acc, at_lane, lanes), acts[m], vector)
                             store(acc, total, at_lane, lanes)
-            for m in range(pixels):
-                write_pixel(m, acc, n, row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN])
+            # Through the stack, so that the code of the finish stands once and not once per pixel:
+            # 12x16 shrank from 11.6 kB to a third.
+            for v in range(pixels * tile.vectors):
+                store(spill, load(acc, v * lanes, lanes), v * lanes, lanes)
+            with T.serial(0, pixels) as m:
+                write_pixel(m, n, row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN])
 
-        def finished(m: int, v: int, acc: Buffer, n: Expr) -> Expr:
-            total = load(acc, (m * tile.vectors + v) * lanes, lanes)
+        def finished(m: Expr, v: int, n: Expr) -> Expr:
+            total = load(spill, (m * tile.vectors + v) * lanes, lanes)
             factor = load(scale, n * block + v * lanes, lanes)
             if out_dtype == "float32":
                 return convert(total, "float32", lanes) * factor
             return requantized(total, factor, bounds, lanes)
 
-        def write_pixel(m: int, acc: Buffer, n: Expr, out: Expr) -> None:
+        def write_pixel(m: Expr, n: Expr, out: Expr) -> None:
             with T.If((n + 1) * block <= p[Parameter.CHANNELS]):
                 with T.Then():
                     for v in range(tile.vectors):
-                        store(y, finished(m, v, acc, n), out + n * block + v * lanes, lanes)
+                        store(y, finished(m, v, n), out + n * block + v * lanes, lanes)
                 with T.Else():
                     for v in range(tile.vectors):
-                        store(tail, finished(m, v, acc, n), v * lanes, lanes)
+                        store(tail, finished(m, v, n), v * lanes, lanes)
                     with T.serial(0, p[Parameter.CHANNELS] - n * block) as j:
                         store(y, tail[j], out + n * block + j)
 

@@ -1,0 +1,201 @@
+"""Draft: a program while it is being lowered: buffers without addresses, calls in order, constants, functions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from haqnas.codegen.layout import NO_HALO, Halo, Layout, dense, extent, loop_nest, natural
+from haqnas.codegen.plan import Lifetime, plan_memory
+from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
+from haqnas.hardware import HardwareProfile
+from haqnas.kernels import elementwise
+from haqnas.kernels.tir import PrimFunc
+
+SLACK_BYTES = 64  # after each workspace buffer: kernels may read, never use, bytes behind their input
+ITEM_BYTES = {"uint8": 1, "int8": 1, "float32": 4, "int32": 4, "int64": 8, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the graph: a buffer seen through a layout."""
+
+    buffer: int
+    layout: Layout
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory that a program uses: in the workspace, an input or output of the caller, or a constant."""
+
+    size_bytes: int
+    region: Region = Region.WORKSPACE
+    index: int = 0
+    base_bytes: int = 0  # where it starts in its region, outside the workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A byte in a buffer."""
+
+    buffer: int
+    offset_bytes: int = 0
+
+
+Argument = Reference | Pointer | int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A call whose buffers have no addresses yet."""
+
+    symbol: str
+    arguments: tuple[Argument, ...]
+    layer: str
+
+
+@dataclass
+class Draft:
+    """Grows while the graph is walked; `finish` makes the frozen Program."""
+
+    name: str
+    profile: HardwareProfile
+    buffers: list[Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    constants: bytearray = field(default_factory=bytearray)
+    functions: dict[str, PrimFunc] = field(default_factory=dict)
+    layers: list[LayerInfo] = field(default_factory=list)
+    weight_bytes: int = 0
+    is_exact: bool = True
+    _constant_offsets: dict[bytes, int] = field(default_factory=dict)
+
+    def allocate(self, size_bytes: int) -> int:
+        self.buffers.append(Buffer(size_bytes + SLACK_BYTES))
+        return len(self.buffers) - 1
+
+    def external(self, region: Region, index: int, size_bytes: int) -> int:
+        self.buffers.append(Buffer(size_bytes, region, index))
+        return len(self.buffers) - 1
+
+    def constant(self, array: np.ndarray) -> Pointer:
+        """Store an array once; what a cache line can hold is aligned to it, small parameters to their elements."""
+        data = array.dtype.str.encode() + array.tobytes()
+        if data not in self._constant_offsets:
+            alignment = 64 if array.nbytes >= 64 else 4
+            self.constants.extend(bytes(-len(self.constants) % alignment))
+            self._constant_offsets[data] = len(self.constants)
+            self.constants.extend(array.tobytes())
+        return Pointer(Region.CONSTANTS, self._constant_offsets[data])
+
+    def constant_value(self, array: np.ndarray) -> Value:
+        """A tensor constant, read like any other tensor."""
+        pointer = self.constant(array)
+        self.buffers.append(Buffer(array.nbytes, Region.CONSTANTS, 0, pointer.offset_bytes))
+        return Value(len(self.buffers) - 1, dense(array.shape), array.dtype.name)
+
+    def call(
+        self, symbol: str, function: Callable[[], PrimFunc], arguments: Sequence[Argument], layer: str
+    ) -> None:
+        """Append a call; the function is built at the first use of its symbol.
+
+        Symbols start with the program's name, so that two artefacts can be linked into one executable.
+        """
+        full = f"{self.name}_{symbol}"
+        if full not in self.functions:
+            self.functions[full] = function().with_attr("global_symbol", full)
+        self.steps.append(Step(full, tuple(arguments), layer))
+
+    def address(self, value: Value, element: int | None = None) -> Reference:
+        """Where a value (or one element of its buffer) starts."""
+        index = value.layout.offset if element is None else element
+        return Reference(value.buffer, index * ITEM_BYTES[value.dtype])
+
+    def new(self, shape: Sequence[int], dtype: str, halo: Halo = NO_HALO) -> Value:
+        """A workspace tensor in its natural layout; its halo is not filled."""
+        layout = natural(shape, halo)
+        return Value(self.allocate(extent(layout) * ITEM_BYTES[dtype]), layout, dtype)
+
+    def new_dense(self, shape: Sequence[int], dtype: str) -> Value:
+        layout = dense(shape)
+        return Value(self.allocate(extent(layout) * ITEM_BYTES[dtype]), layout, dtype)
+
+    def new_image(self, shape: Sequence[int], halo: Halo, zero_point: int, layer: str) -> Value:
+        """A workspace image whose halo is filled with the zero point."""
+        value = self.new(shape, "uint8", halo)
+        if halo != NO_HALO:
+            _, channels, height, width = shape
+            row = (halo.left + width + halo.right) * channels
+            before = halo.top * row + halo.left * channels
+            gap = (halo.left + halo.right) * channels
+            after = halo.bottom * row + halo.right * channels
+            parameters = np.array([before, height - 1, gap, row, after, zero_point], np.int32)
+            arguments = (Reference(value.buffer), self.constant(parameters))
+            self.call("hq_halo_uint8", elementwise.halo_kernel, arguments, layer)
+        return value
+
+    def elementwise(
+        self,
+        symbol: str,
+        function: Callable[[], PrimFunc],
+        values: Sequence[Value],
+        layer: str,
+        scalars: Sequence[int] = (),
+        tables: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Call a kernel of `kernels/elementwise.py`; the first value is written; all have one shape."""
+        extents, strides = loop_nest([v.layout for v in values], elementwise.RANK)
+        parameters = np.array([*extents, *(s for steps in strides for s in steps), *scalars], np.int32)
+        pointers = [self.address(v) for v in values]
+        constants = [self.constant(table) for table in tables]
+        self.call(symbol, function, (*pointers, *constants, self.constant(parameters)), layer)
+
+    def copy(self, source: Value, target: Value, layer: str) -> None:
+        dtype = source.dtype
+        self.elementwise(
+            f"hq_copy_{dtype}", lambda: elementwise.copy_kernel(dtype), (target, source), layer
+        )
+
+    def dense_copy(self, value: Value, layer: str) -> Value:
+        """The value itself where it is row-major from the start of its buffer, else a copy that is."""
+        if value.layout.is_dense and value.layout.offset == 0:
+            return value
+        copied = self.new_dense(value.layout.shape, value.dtype)
+        self.copy(value, copied, layer)
+        return copied
+
+    def finish(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> Program:
+        """Give every workspace buffer its place and freeze."""
+        lifetimes: dict[int, Lifetime] = {}
+        for position, step in enumerate(self.steps):
+            for argument in step.arguments:
+                if isinstance(argument, Reference) and self.buffers[argument.buffer].region is Region.WORKSPACE:
+                    known = lifetimes.get(argument.buffer)
+                    size = self.buffers[argument.buffer].size_bytes
+                    lifetimes[argument.buffer] = Lifetime(size, known.first if known else position, position)
+        plan = plan_memory(list(lifetimes.values()))
+        places = dict(zip(lifetimes, plan.offsets, strict=True))
+
+        def resolve(argument: Argument) -> Pointer | int:
+            if not isinstance(argument, Reference):
+                return argument
+            buffer = self.buffers[argument.buffer]
+            base = places[argument.buffer] if buffer.region is Region.WORKSPACE else buffer.base_bytes
+            return Pointer(buffer.region, base + argument.offset_bytes, buffer.index)
+
+        calls = tuple(
+            Call(step.symbol, tuple(resolve(a) for a in step.arguments), step.layer) for step in self.steps
+        )
+        return Program(
+            name=self.name,
+            inputs=inputs,
+            outputs=outputs,
+            calls=calls,
+            functions=self.functions,
+            constants=bytes(self.constants) + bytes(SLACK_BYTES),
+            packed_weight_bytes=self.weight_bytes,
+            workspace_bytes=plan.total_bytes,
+            layers=tuple(self.layers),
+            required_cpu_features=self.profile.cpu_features,
+            is_exact=self.is_exact,
+        )

@@ -1,0 +1,142 @@
+"""Lowering of operators on images with windows or taps: pooling and resizing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from haqnas.codegen.draft import Draft, Reference, Value
+from haqnas.codegen.layers import as_image
+from haqnas.codegen.layout import NO_HALO
+from haqnas.codegen.movement import Walk
+from haqnas.graph.windows import (
+    Window,
+    adaptive_windows,
+    average_factors,
+    average_windows,
+    bilinear_taps,
+    nearest_indices,
+)
+from haqnas.kernels import windows
+from haqnas.kernels.windows import Parameter
+
+
+def _image(walk: Walk, node: fx.Node) -> Value:
+    return as_image(walk.draft, walk.value(node.args[0]), NO_HALO, 0, walk.layer(node))
+
+
+def _parameters(draft: Draft, x: Value, out: Value, values: dict[Parameter, int]) -> Any:
+    array = np.zeros(len(Parameter), np.int32)
+    array[Parameter.ROWS], array[Parameter.COLUMNS] = out.layout.shape[2:]
+    array[Parameter.CHANNELS] = out.layout.shape[1]
+    array[Parameter.IN_ROW], array[Parameter.IN_COLUMN] = x.layout.strides[2:]
+    array[Parameter.OUT_ROW], array[Parameter.OUT_COLUMN] = out.layout.strides[2:]
+    for position, value in values.items():
+        array[position] = value
+    return draft.constant(array)
+
+
+def _table(draft: Draft, rows: Sequence[Any]) -> Any:
+    return draft.constant(np.array(rows, np.int32))
+
+
+def max_windows(size: int, count: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
+    """(first valid element, number of valid elements) of each window; elements are `dilation` apart."""
+    result = []
+    for index in range(count):
+        elements = [index * stride - padding + k * dilation for k in range(kernel)]
+        valid = [e for e in elements if 0 <= e < size]
+        result.append((valid[0], len(valid)))
+    return result
+
+
+def max_pool(walk: Walk, node: fx.Node) -> Value:
+    x, out = _image(walk, node), walk.result(node, "uint8")
+    kernel, stride, padding, dilation = (list(a) for a in node.args[1:5])  # type: ignore[union-attr, arg-type]
+    rows, columns = (
+        max_windows(
+            x.layout.shape[2 + i], out.layout.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]
+        )
+        for i in (0, 1)
+    )
+    steps = {Parameter.ROW_STEP: dilation[0], Parameter.COLUMN_STEP: dilation[1]}
+    arguments = (
+        walk.draft.address(out),
+        walk.draft.address(x),
+        _table(walk.draft, rows),
+        _table(walk.draft, columns),
+        _parameters(walk.draft, x, out, steps),
+    )
+    walk.draft.call("hq_max_pool", windows.max_pool_kernel, arguments, walk.layer(node))
+    return out
+
+
+def avg_pool(walk: Walk, node: fx.Node) -> Value:
+    x = _image(walk, node)
+    kernel, stride, padding, ceil_mode, count_include_pad = node.args[1:6]
+    rows, columns = (
+        average_windows(x.layout.shape[2 + i], kernel[i], stride[i], padding[i], ceil_mode, count_include_pad)  # type: ignore[index, arg-type]
+        for i in (0, 1)
+    )
+    return _average(walk, node, x, rows, columns, node.args[6:])
+
+
+def adaptive_avg_pool(walk: Walk, node: fx.Node) -> Value:
+    x = _image(walk, node)
+    out_h, out_w = node.args[1:3]
+    rows = adaptive_windows(x.layout.shape[2], out_h)  # type: ignore[arg-type]
+    columns = adaptive_windows(x.layout.shape[3], out_w)  # type: ignore[arg-type]
+    return _average(walk, node, x, rows, columns, node.args[3:])
+
+
+def _average(
+    walk: Walk, node: fx.Node, x: Value, rows: list[Window], columns: list[Window], numbers: Sequence[Any]
+) -> Value:
+    scale, in_zero_point, zero_point, low, high = numbers
+    out = walk.result(node, "uint8")
+    draft = walk.draft
+    values = {
+        Parameter.IN_ZERO_POINT: in_zero_point,
+        Parameter.ZERO_POINT: zero_point,
+        Parameter.LOW: low,
+        Parameter.HIGH: high,
+    }
+    arguments = (
+        draft.address(out),
+        draft.address(x),
+        _table(draft, [(first, last - first) for first, last, _ in rows]),
+        _table(draft, [(first, last - first) for first, last, _ in columns]),
+        draft.constant(average_factors(rows, columns, scale).numpy()),
+        Reference(draft.allocate(4 * out.layout.shape[1])),
+        _parameters(draft, x, out, values),
+    )
+    draft.call("hq_average", windows.average_kernel, arguments, walk.layer(node))
+    return out
+
+
+def nearest(walk: Walk, node: fx.Node) -> Value:
+    x, out = _image(walk, node), walk.result(node, "uint8")
+    arguments = (
+        walk.draft.address(out),
+        walk.draft.address(x),
+        _table(walk.draft, nearest_indices(x.layout.shape[2], out.layout.shape[2])),
+        _table(walk.draft, nearest_indices(x.layout.shape[3], out.layout.shape[3])),
+        _parameters(walk.draft, x, out, {}),
+    )
+    walk.draft.call("hq_nearest", windows.nearest_kernel, arguments, walk.layer(node))
+    return out
+
+
+def bilinear(walk: Walk, node: fx.Node) -> Value:
+    x, out = _image(walk, node), walk.result(node, "uint8")
+    align: Any = node.args[3]
+    arguments = (
+        walk.draft.address(out),
+        walk.draft.address(x),
+        _table(walk.draft, bilinear_taps(x.layout.shape[2], out.layout.shape[2], align)),
+        _table(walk.draft, bilinear_taps(x.layout.shape[3], out.layout.shape[3], align)),
+        _parameters(walk.draft, x, out, {}),
+    )
+    walk.draft.call("hq_bilinear", windows.bilinear_kernel, arguments, walk.layer(node))
+    return out

@@ -1,0 +1,268 @@
+"""Lowering of layers with weights: convolution, transposed convolution, linear."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from haqnas.codegen.draft import Argument, Draft, Reference, Value
+from haqnas.codegen.layout import NO_HALO, Halo, Layout, channels_last
+from haqnas.codegen.program import LayerInfo, Region
+from haqnas.errors import UnsupportedModelError
+from haqnas.kernels import elementwise, subbyte
+from haqnas.kernels.table import Geometry, Kernel, Scratch, select
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Constants of one layer. `weight`: (channels, group inputs, kh, kw) int8; `bias` and `scale` per channel."""
+
+    layer: str
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+    weight_bits: int
+    act_bits: int
+    in_zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What becomes of an accumulator: uint8 by requantization, or float32 (`clamp` is None)."""
+
+    clamp: tuple[int, int, int] | None  # zero point, low, high
+
+    @property
+    def dtype(self) -> str:
+        return "uint8" if self.clamp else "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a convolution moves over its input; (rows, columns) each."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def halo_of_conv(in_shape: tuple[int, ...], kernel: tuple[int, int], window: Window) -> Halo:
+    """The border that a convolution reads beyond its input."""
+    after = []
+    for axis in (0, 1):
+        size, pad = in_shape[2 + axis], window.padding[axis]
+        span = window.dilation[axis] * (kernel[axis] - 1)
+        last = (size + 2 * pad - span - 1) // window.stride[axis] * window.stride[axis] - pad + span
+        after.append(max(0, last - (size - 1)))
+    return Halo(window.padding[0], window.padding[1], after[0], after[1])
+
+
+def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) -> Value:
+    """`x` itself where a convolution can read it, else a channels-last copy with its halo."""
+    layout = x.layout
+    own = draft.buffers[x.buffer].region is Region.WORKSPACE
+    unit_channels = layout.strides[1] == 1 or layout.shape[1] == 1
+    if own and unit_channels and layout.halo.covers(halo) and layout.strides[3] > 0 and layout.strides[2] > 0:
+        return x
+    image = draft.new_image(layout.shape, halo, zero_point, layer)
+    draft.copy(x, image, layer)
+    return image
+
+
+def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, finish: Finish, out: Value) -> None:
+    """Emit `out = finish(conv2d(x))`; `out` is channels last."""
+    channels, group_in, kh, kw = w.weight.shape
+    halo = halo_of_conv(x.layout.shape, (kh, kw), window)
+    x = as_image(draft, x, halo, w.in_zero_point, w.layer)
+    in_row, pixel = x.layout.strides[2], x.layout.strides[3]
+    rows, columns = out.layout.shape[2:]
+    grouped = window.groups > 1
+    contiguous = not grouped and pixel == group_in and window.dilation[1] == 1
+    down = window.dilation[0] * in_row
+    if contiguous:
+        offsets, length = tuple(y * down for y in range(kh)), kw * group_in
+        weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh, length)
+    else:
+        across = window.dilation[1] * pixel
+        offsets = tuple(y * down + c * across for y in range(kh) for c in range(kw))
+        length = group_in
+        weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh * kw, length)
+    steps = (window.stride[0] * in_row, window.stride[1] * pixel, out.layout.strides[2], out.layout.strides[3])
+    if steps[0] == columns * steps[1] and steps[2] == columns * steps[3]:
+        rows, columns = 1, rows * columns
+    depthwise = grouped and group_in == 1 and channels == window.groups
+    geometry = _geometry(
+        "depthwise" if depthwise else "grouped" if grouped else "dot", (rows, columns), steps, offsets, length, w, finish,
+        channels // window.groups,
+    )
+    base = x.layout.offset - window.padding[0] * in_row - window.padding[1] * pixel
+    macs = prod(out.layout.shape) * group_in * kh * kw
+    _emit(draft, geometry, draft.address(x, base), weight, w, finish, out, ("conv2d", macs))
+
+
+def lower_linear(draft: Draft, x: Value, w: Weights, finish: Finish, out: Value) -> None:
+    """Emit `out = finish(linear(x))` on the last dimension; `out` is dense."""
+    channels, length = w.weight.shape[:2]
+    rows = prod(x.layout.shape[:-1])
+    geometry = _geometry("dot", (1, rows), (0, length, 0, channels), (0,), length, w, finish, channels)
+    kernel = select(geometry, draft.profile.isas)
+    overreads = kernel.overread_bytes > 0 and length % (kernel.overread_bytes + 1) != 0
+    external = draft.buffers[x.buffer].region is not Region.WORKSPACE
+    if not (x.layout.is_dense and not (external and overreads)):
+        copied = draft.new_dense(x.layout.shape, x.dtype)
+        draft.copy(x, copied, w.layer)
+        x = copied
+    weight = w.weight.reshape(channels, 1, length)
+    _emit(draft, geometry, draft.address(x), weight, w, finish, out, ("linear", rows * channels * length))
+
+
+def lower_conv_transpose2d(
+    draft: Draft, x: Value, w: Weights, window: Window, finish: Finish, out: Value
+) -> None:
+    """A transposed convolution is a convolution of the input with zeros between its pixels, kernel turned round.
+
+    `w.weight` is (inputs, outputs per group, kh, kw) as torch has it. Exact, and served by every fast kernel; it
+    multiplies by stride**2 - 1 zeros per useful product.
+    """
+    inputs, group_out, kh, kw = w.weight.shape
+    groups = window.groups
+    turned = w.weight[:, :, ::-1, ::-1].reshape(groups, inputs // groups, group_out, kh, kw)
+    turned = turned.transpose(0, 2, 1, 3, 4).reshape(groups * group_out, inputs // groups, kh, kw)
+    border = [window.dilation[i] * ((kh, kw)[i] - 1) - window.padding[i] for i in (0, 1)]
+    _, channels, height, width = x.layout.shape
+    spread_h, spread_w = (height - 1) * window.stride[0] + 1, (width - 1) * window.stride[1] + 1
+    # The spread image, its border and the output padding are one canvas of zero points; crops (padding larger
+    # than the kernel's reach) start inside it.
+    top, left = (max(0, b) for b in border)
+    reach = [window.dilation[i] * ((kh, kw)[i] - 1) for i in (0, 1)]
+    out_h, out_w = out.layout.shape[2:]
+    skip_h, skip_w = max(0, -border[0]), max(0, -border[1])
+    canvas_h = max(top + spread_h, skip_h + out_h + reach[0])
+    canvas_w = max(left + spread_w, skip_w + out_w + reach[1])
+    canvas = draft.new((1, channels, canvas_h, canvas_w), "uint8")
+    draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (canvas,), w.layer, (w.in_zero_point,))
+    strides = canvas.layout.strides
+    spread = Layout(
+        x.layout.shape,
+        (strides[0], 1, strides[2] * window.stride[0], strides[3] * window.stride[1]),
+        top * strides[2] + left * strides[3],
+    )
+    draft.copy(x, Value(canvas.buffer, spread, "uint8"), w.layer)
+    seen = Layout(
+        (1, channels, out_h + reach[0], out_w + reach[1]), strides, skip_h * strides[2] + skip_w * strides[3]
+    )
+    forward = Weights(
+        w.layer, np.ascontiguousarray(turned), w.bias, w.scale, w.weight_bits, w.act_bits, w.in_zero_point
+    )
+    plain = Window((1, 1), (0, 0), window.dilation, groups)
+    lower_conv2d(draft, Value(canvas.buffer, seen, "uint8"), forward, plain, finish, out)
+
+
+def _geometry(
+    kind: str,
+    extents: tuple[int, int],
+    steps: tuple[int, int, int, int],
+    offsets: tuple[int, ...],
+    length: int,
+    w: Weights,
+    finish: Finish,
+    group_out: int,
+) -> Geometry:
+    zero_point, low, high = finish.clamp or (0, 0, 255)
+    return Geometry(
+        kind=kind,
+        rows=extents[0],
+        columns=extents[1],
+        channels=len(w.bias),
+        length=length,
+        offsets=offsets,
+        group_out=group_out,
+        in_row=steps[0],
+        in_column=steps[1],
+        out_row=steps[2],
+        out_column=steps[3],
+        zero_point=zero_point,
+        low=low,
+        high=high,
+        weight_bits=w.weight_bits,
+        act_bits=w.act_bits,
+    )
+
+
+def _emit(
+    draft: Draft,
+    geometry: Geometry,
+    source: Reference,
+    weight: np.ndarray,
+    w: Weights,
+    finish: Finish,
+    out: Value,
+    facts: tuple[str, int],
+) -> None:
+    """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
+    kernel = select(geometry, draft.profile.isas)
+    dtype = finish.dtype
+    pointer, weight_offset, weight_size = _weight_argument(draft, kernel, weight, w)
+    bias = draft.constant(_padded(_folded_bias(kernel, weight, w), kernel.block))
+    scale = draft.constant(_padded(w.scale.astype(np.float32), kernel.block))
+    draft.weight_bytes += weight_size + 2 * 4 * (-(-len(w.bias) // kernel.block) * kernel.block)
+    extras = [
+        Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
+        for extra in kernel.extras(geometry)
+    ]
+    build: Callable[[], object] = lambda: kernel.function(dtype)  # noqa: E731
+    arguments = (source, pointer, bias, scale, draft.address(out), *extras)
+    draft.call(kernel.symbol(dtype), build, arguments, w.layer)
+    draft.layers.append(
+        LayerInfo(
+            name=w.layer,
+            kind=facts[0],
+            weight_bits=w.weight_bits,
+            act_bits=w.act_bits,
+            packed_bytes=weight_size,
+            weight_offset_bytes=weight_offset,
+            kernel=kernel.name if w.weight_bits == 8 else f"{kernel.name}+unpack",
+            macs=facts[1],
+        )
+    )
+
+
+def _weight_argument(draft: Draft, kernel: Kernel, weight: np.ndarray, w: Weights) -> tuple[Argument, int, int]:
+    """Argument, offset in the constants and bytes of the packed weights."""
+    ordered = kernel.pack(weight)
+    if w.weight_bits == 8:
+        pointer = draft.constant(ordered)
+        return pointer, pointer.offset_bytes, ordered.nbytes
+    packed = subbyte.pack(ordered, w.weight_bits)
+    pointer = draft.constant(packed)
+    groups = -(-len(ordered) // subbyte.GROUP)
+    unpacked = Reference(draft.allocate(groups * subbyte.GROUP))
+    draft.call(
+        subbyte.symbol(w.weight_bits),
+        lambda: subbyte.kernel(w.weight_bits),
+        (unpacked, pointer, draft.constant(np.array([groups], np.int32))),
+        w.layer,
+    )
+    return unpacked, pointer.offset_bytes, packed.nbytes
+
+
+def _folded_bias(kernel: Kernel, weight: np.ndarray, w: Weights) -> np.ndarray:
+    """bias - zero point * sum of weights: the kernel multiplies x (or x - act_offset), not x - zero point."""
+    sums = weight.reshape(len(weight), -1).astype(np.int64).sum(axis=1)
+    folded = w.bias.astype(np.int64) + (kernel.act_offset - w.in_zero_point) * sums
+    if np.abs(folded).max(initial=0) >= 2**31:
+        raise UnsupportedModelError(
+            f"the bias of layer {w.layer!r} must fit 32 bits after the zero point is folded in, but reaches "
+            f"{np.abs(folded).max()}; rescale the layer's weights or calibrate on representative data"
+        )
+    return folded.astype(np.int32)
+
+
+def _padded(values: np.ndarray, block: int) -> np.ndarray:
+    out = np.zeros(-(-len(values) // block) * block, values.dtype)
+    out[: len(values)] = values
+    return out
+
+

@@ -1,0 +1,283 @@
+"""Lower: an integer graph -> a Program. Each node becomes a view, or calls of kernels; nothing is interpreted later."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import OperatorSupportBase
+
+from haqnas.codegen import images, layers, movement
+from haqnas.codegen.draft import ITEM_BYTES, Draft, Value
+from haqnas.codegen.islands import lower_island
+from haqnas.codegen.layout import NO_HALO, Halo, dense
+from haqnas.codegen.program import LayerInfo, Program, Region, TensorInfo
+from haqnas.errors import UnsupportedModelError
+from haqnas.graph import ops  # noqa: F401  registers the operators that the handlers are keyed by
+from haqnas.hardware import HardwareProfile
+
+haqnas = torch.ops.haqnas
+aten = torch.ops.aten
+
+
+class _FloatOperators(OperatorSupportBase):
+    """Selects what is imported by TVM: every call that is neither ours nor on integers."""
+
+    def is_node_supported(self, submodules: Any, node: fx.Node) -> bool:
+        del submodules
+        if node.op != "call_function" or str(node.target).startswith("haqnas"):
+            return False
+        value = node.meta.get("val")
+        return not (isinstance(value, torch.Tensor) and value.dtype == torch.uint8)
+
+
+def lower(graph: fx.GraphModule, profile: HardwareProfile, name: str) -> Program:
+    """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
+
+    Raises UnsupportedModelError for what no kernel and no importer can express.
+    """
+    draft = Draft(name, profile)
+    walk = _Walk(draft, _with_islands(graph))
+    inputs = walk.inputs()
+    for node in walk.graph.graph.nodes:
+        if node.op == "call_function":
+            walk.lower_call(node)
+        elif node.op == "call_module":
+            walk.lower_module(node)
+    outputs = walk.outputs()
+    return draft.finish(inputs, outputs)
+
+
+def _with_islands(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which each connected group of float operators is one submodule."""
+    copied = fx.GraphModule(graph, _copy_graph(graph.graph))
+    partitioner = CapabilityBasedPartitioner(copied, _FloatOperators(), allows_single_node_partition=True)
+    return partitioner.fuse_partitions(partitioner.propose_partitions(), prefix="island_")
+
+
+def _copy_graph(graph: fx.Graph) -> fx.Graph:
+    copied = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    result = copied.graph_copy(graph, mapping)
+    copied.output(result)
+    return copied
+
+
+@dataclass
+class _Walk:
+    """The nodes of a graph with the values that they have been lowered to."""
+
+    draft: Draft
+    graph: fx.GraphModule
+
+    def __post_init__(self) -> None:
+        self.values: dict[fx.Node, Any] = {}
+
+    # Inputs and outputs
+
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        placeholders = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
+        return tuple(self._input(index, node) for index, node in enumerate(placeholders))
+
+    def _input(self, index: int, node: fx.Node) -> TensorInfo:
+        """An input that is only quantized enters the binary as integers; the caller quantizes."""
+        shape = tuple(int(e) for e in node.meta["val"].shape)
+        users = list(node.users)
+        quantizers = {(u.target, u.args[1:]) for u in users}
+        if len(quantizers) == 1 and users[0].target is haqnas.quantize.default and users[0].args[0] is node:
+            inverse_scale, zero_point, _low, high = users[0].args[1:]
+            info = TensorInfo(node.name, "uint8", shape, float(1 / np.float64(inverse_scale)), zero_point, high)
+            buffer = self.draft.external(Region.INPUT, index, info.size_bytes)
+            for user in users:
+                self.values[user] = Value(buffer, dense(shape), "uint8")
+            return info
+        dtype = str(node.meta["val"].dtype).removeprefix("torch.")
+        if dtype != "float32":
+            raise UnsupportedModelError(f"inputs must be float32, but {node.name} is {dtype}; convert it in the model")
+        info = TensorInfo(node.name, dtype, shape, 1.0, 0, 0)
+        buffer = self.draft.external(Region.INPUT, index, info.size_bytes)
+        self.values[node] = Value(buffer, dense(shape), dtype)
+        return info
+
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        (node,) = [n for n in self.graph.graph.nodes if n.op == "output"]
+        infos = []
+        for index, result in enumerate(node.args[0]):
+            value = self.values[result]
+            shape = value.layout.shape
+            info = TensorInfo(f"output{index}", value.dtype, shape, 1.0, 0, 0)
+            if self.draft.buffers[value.buffer].region is not Region.OUTPUT:
+                buffer = self.draft.external(Region.OUTPUT, index, info.size_bytes)
+                self.draft.copy(value, Value(buffer, dense(shape), value.dtype), "")
+            infos.append(info)
+        return tuple(infos)
+
+    # Nodes
+
+    def lower_call(self, node: fx.Node) -> None:
+        if node in self.values:
+            return
+        if node.target is operator.getitem:
+            self.values[node] = self.values[node.args[0]][node.args[1]]
+            return
+        handler = HANDLERS.get(node.target)
+        if handler is None:
+            raise UnsupportedModelError(
+                f"the operator {node.target} on integers has no kernel (node {node.name}); "
+                "keep the layers around it in float with --exclude, or report it"
+            )
+        self.values[node] = handler(self, node)
+
+    def lower_module(self, node: fx.Node) -> None:
+        """A float island."""
+        island = self.graph.get_submodule(str(node.target))
+        inputs = [self.value(argument) for argument in node.args]
+        kinds = sorted({str(n.target) for n in island.graph.nodes if n.op == "call_function"})
+        layer = self.layer(node) or next((n.meta["layer"] for n in island.graph.nodes if n.meta.get("layer")), "")
+        results = lower_island(self.draft, island, inputs, layer)
+        self.draft.is_exact = False
+        self.draft.layers.append(
+            LayerInfo(layer or str(node.target), "float", None, None, 0, 0, "tvm: " + ", ".join(kinds), 0)
+        )
+        (output,) = [n for n in island.graph.nodes if n.op == "output"]
+        self.values[node] = results if isinstance(output.args[0], tuple | list) else results[0]
+
+    def value(self, argument: Any) -> Value:
+        """The value of a node, which may be a tensor constant of the graph."""
+        if argument not in self.values and argument.op == "get_attr":
+            self.values[argument] = self.draft.constant_value(self.array(argument))
+        found: Value = self.values[argument]
+        return found
+
+    def array(self, argument: fx.Node) -> np.ndarray:
+        """The value of a constant."""
+        tensor: Any = self.graph
+        for part in str(argument.target).split("."):
+            tensor = getattr(tensor, part)
+        array: np.ndarray = tensor.detach().numpy()
+        return array
+
+    def layer(self, node: fx.Node) -> str:
+        return str(node.meta.get("layer", ""))
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(int(e) for e in node.meta["val"].shape)
+
+    def result(self, node: fx.Node, dtype: str) -> Value:
+        """Where a node's result goes: the caller's output where it is one and dense, else the workspace.
+
+        An image gets the halo that the convolutions reading it want, filled with their zero point.
+        """
+        shape = self.shape(node)
+        index = self._output_index(node)
+        if index is not None and dtype == "float32" and (len(shape) != 4 or shape[2:] == (1, 1)):
+            size = ITEM_BYTES[dtype] * int(np.prod(shape))
+            return Value(self.draft.external(Region.OUTPUT, index, size), dense(shape), dtype)
+        if dtype == "uint8" and len(shape) == 4 and shape[0] == 1:
+            halo, zero_point = halo_demand(node)
+            return self.draft.new_image(shape, halo, zero_point, self.layer(node))
+        return self.draft.new(shape, dtype)
+
+    def _output_index(self, node: fx.Node) -> int | None:
+        users = list(node.users)
+        if len(users) == 1 and users[0].op == "output":
+            positions = [i for i, result in enumerate(users[0].args[0]) if result is node]
+            return positions[0] if len(positions) == 1 else None
+        return None
+
+
+def halo_demand(node: fx.Node) -> tuple[Halo, int]:
+    """The largest halo that convolutions read around a value, seen through views, and its zero point."""
+    halo, zero_point = NO_HALO, 0
+    for user in node.users:
+        if user.target in CONVOLUTIONS and user.args[0] is node:
+            shape = tuple(int(e) for e in user.args[0].meta["val"].shape)
+            kernel = tuple(int(e) for e in user.args[1].meta["val"].shape[2:])
+            wanted, point = layers.halo_of_conv(shape, kernel, window_of(user)), user.args[10]
+        elif user.target in VIEWS:
+            wanted, point = halo_demand(user)
+        else:
+            continue
+        if wanted != NO_HALO:
+            halo, zero_point = halo.union(wanted), point
+    return halo, zero_point
+
+
+def window_of(node: fx.Node) -> layers.Window:
+    stride, padding, dilation, groups = node.args[4:8]
+    return layers.Window(tuple(stride), tuple(padding), tuple(dilation), groups)
+
+
+def _weights(walk: _Walk, node: fx.Node, bits_at: int) -> layers.Weights:
+    weight, bias, scale = (walk.array(argument) for argument in node.args[1:4])
+    weight_bits, act_bits, in_zero_point = node.args[bits_at : bits_at + 3]
+    return layers.Weights(walk.layer(node), weight, bias, scale, weight_bits, act_bits, in_zero_point)
+
+
+def _finish(node: fx.Node, at: int) -> layers.Finish:
+    """Requantization arguments from position `at` on, where the operator has them."""
+    return layers.Finish(tuple(node.args[at : at + 3]) if len(node.args) > at else None)
+
+
+def _conv2d(walk: _Walk, node: fx.Node) -> Value:
+    finish = _finish(node, 11)
+    out = walk.result(node, finish.dtype)
+    layers.lower_conv2d(walk.draft, walk.value(node.args[0]), _weights(walk, node, 8), window_of(node), finish, out)
+    return out
+
+
+def _conv_transpose2d(walk: _Walk, node: fx.Node) -> Value:
+    finish = _finish(node, 12)
+    out = walk.result(node, finish.dtype)
+    stride, padding, _output_padding, dilation, groups = node.args[4:9]
+    window = layers.Window(tuple(stride), tuple(padding), tuple(dilation), groups)
+    weights = _weights(walk, node, 9)
+    layers.lower_conv_transpose2d(walk.draft, walk.value(node.args[0]), weights, window, finish, out)
+    return out
+
+
+def _linear(walk: _Walk, node: fx.Node) -> Value:
+    finish = _finish(node, 7)
+    shape = walk.shape(node)
+    index = walk._output_index(node)
+    if index is not None and finish.dtype == "float32":
+        size = ITEM_BYTES[finish.dtype] * int(np.prod(shape))
+        out = Value(walk.draft.external(Region.OUTPUT, index, size), dense(shape), finish.dtype)
+    else:
+        out = walk.draft.new_dense(shape, finish.dtype)
+    layers.lower_linear(walk.draft, walk.value(node.args[0]), _weights(walk, node, 4), finish, out)
+    return out
+
+
+CONVOLUTIONS = (haqnas.qconv2d.default, haqnas.qconv2d_dequantize.default)
+VIEWS = (aten.slice.Tensor, aten.reshape.default, aten.view.default)
+
+HANDLERS: dict[Any, Callable[[_Walk, fx.Node], Value]] = {
+    haqnas.qconv2d.default: _conv2d,
+    haqnas.qconv2d_dequantize.default: _conv2d,
+    haqnas.qconv_transpose2d.default: _conv_transpose2d,
+    haqnas.qconv_transpose2d_dequantize.default: _conv_transpose2d,
+    haqnas.qlinear.default: _linear,
+    haqnas.qlinear_dequantize.default: _linear,
+    haqnas.quantize.default: movement.quantize,
+    haqnas.dequantize.default: movement.dequantize,
+    haqnas.qtable.default: movement.table,
+    haqnas.qadd.default: movement.add,
+    haqnas.qmul.default: movement.mul,
+    haqnas.qmax_pool2d.default: images.max_pool,
+    haqnas.qavg_pool2d.default: images.avg_pool,
+    haqnas.qadaptive_avg_pool2d.default: images.adaptive_avg_pool,
+    haqnas.qupsample_nearest2d.default: images.nearest,
+    haqnas.qupsample_bilinear2d.default: images.bilinear,
+    aten.reshape.default: movement.reshape,
+    aten.view.default: movement.reshape,
+    aten.permute.default: movement.permute,
+    aten.slice.Tensor: movement.slice_,
+    aten.cat.default: movement.cat,
+    aten.constant_pad_nd.default: movement.pad,
+    aten.clone.default: movement.clone,
+}
