@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import tvm
 from torch import fx
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 from tvm.relax import transform
 from tvm.relax.frontend.torch import from_exported_program
 
@@ -56,16 +56,9 @@ def lower_island(draft: Draft, island: fx.GraphModule, inputs: list[Value], laye
             for binding in block.bindings:
                 known[binding.var] = _lower_binding(draft, module, binding, known, layer)
     fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-    outputs = [known[field] for field in _flatten(fields, known)]
-    return [_materialized(draft, value, layer) for value in outputs]
-
-
-def _flatten(fields: list[Any], known: dict[Any, Any]) -> list[Any]:
-    flat: list[Any] = []
-    for field in fields:
-        value = known.get(field)
-        flat.extend(value if isinstance(value, tuple) else [field])
-    return flat
+    values = [known[field] for field in fields]
+    flat = values[0] if len(values) == 1 and isinstance(values[0], tuple) else values
+    return [_materialized(value, layer) for value in flat]
 
 
 def _import(island: fx.GraphModule, draft: Draft, layer: str) -> Any:
@@ -132,7 +125,7 @@ def _pointer(draft: Draft, operand: Value | np.ndarray) -> Argument:
     return draft.constant(operand) if isinstance(operand, np.ndarray) else draft.address(operand)
 
 
-def _materialized(draft: Draft, value: Value | np.ndarray, layer: str) -> Value:
+def _materialized(value: Value | np.ndarray, layer: str) -> Value:
     if isinstance(value, Value):
         return value
     raise UnsupportedModelError(
@@ -144,10 +137,10 @@ def raw_function(function: Any, name: str) -> RawFunction:
     """Give a PrimFunc of buffers raw pointer parameters, and turn its intermediate buffers into parameters too."""
     body = function.body
     scratch: list[Any] = []
-    if isinstance(body, tirx.SBlockRealize) and body.block.alloc_buffers:
+    if isinstance(body, s_tir.SBlockRealize) and body.block.alloc_buffers:
         block = body.block
         scratch = list(block.alloc_buffers)
-        bare = tirx.SBlock(
+        bare = s_tir.SBlock(
             block.iter_vars,
             block.reads,
             block.writes,
@@ -158,7 +151,7 @@ def raw_function(function: Any, name: str) -> RawFunction:
             block.match_buffers,
             block.annotations,
         )
-        body = tirx.SBlockRealize(body.iter_values, body.predicate, bare)
+        body = s_tir.SBlockRealize(body.iter_values, body.predicate, bare)
     buffers = [*function.params, *scratch]
     handles = [
         tirx.Var(f"p{i}", tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global"))

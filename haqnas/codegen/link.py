@@ -198,9 +198,7 @@ class _replacing:
         self.path.unlink(missing_ok=True)
 
 
-def _compile(
-    linker: Linker, arguments: Sequence[str], folder: Path, output: Path, timeout_s: float
-) -> None:
+def _compile(linker: Linker, arguments: Sequence[str], folder: Path, output: Path, timeout_s: float) -> None:
     target = ["-target", linker.triple] if linker.is_zig else []
     includes = ["-I.", f"-I{runtime_folder()}"]
     _execute([*linker.command, *target, *includes, *arguments, "-o", str(output)], folder, timeout_s)
@@ -210,7 +208,13 @@ def _execute(command: Sequence[str], folder: Path, timeout_s: float) -> None:
     """Run a compiler in `folder`; DeviceError with the end of what it said."""
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise DeviceError(
