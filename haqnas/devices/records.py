@@ -42,7 +42,8 @@ def _quantize(values: FloatArray, info: TensorInfo) -> RawArray:
         return values
     rounded = np.rint(values * np.float32(inverse_scale(info)))
     clamped = np.clip(rounded, -info.zero_point, info.quant_max - info.zero_point) + info.zero_point
-    return clamped.astype(np.uint8)
+    integers: RawArray = clamped.astype(np.uint8)
+    return integers
 
 
 def dequantize(values: RawArray, info: TensorInfo) -> FloatArray:

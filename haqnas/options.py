@@ -1,0 +1,86 @@
+"""Options of a compilation: read from what the user wrote, and checked before anything long begins."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from haqnas.codegen.link import Linker, choose_linker
+from haqnas.devices.choose import device_for
+from haqnas.devices.device import Device
+from haqnas.devices.local import read_host_cpu
+from haqnas.errors import ConfigurationError
+from haqnas.hardware import HardwareProfile, find_profile
+from haqnas.quantspec import QuantSpec
+from haqnas.space.policy import Policy
+
+FORMATS = ("exe", "a", "so", "tvm")  # so and tvm are one file: it has the C functions and TVM's entry
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `compile` was asked for, checked."""
+
+    profile: HardwareProfile
+    device: Device | None
+    policy: Policy
+    linker: Linker
+    name: str
+    formats: tuple[str, ...]
+    seed: int
+    cc: str | None
+
+
+def read_policy(bits: str | Policy) -> Policy:
+    """`8`, `w4a8`, `auto`, or the path of a policy.json; raises ConfigurationError."""
+    if isinstance(bits, Policy):
+        return bits
+    path = Path(bits)
+    if path.suffix == ".json" or "/" in bits:
+        try:
+            return Policy.from_json(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigurationError(f"the policy {path} cannot be read: {reason}") from None
+    return Policy(QuantSpec.parse("8" if bits == "auto" else bits))
+
+
+def check_options(
+    target: str | HardwareProfile,
+    bits: str | Policy,
+    name: str,
+    formats: Sequence[str],
+    cc: str | None,
+    device: str | None,
+    seed: int,
+) -> Options:
+    """Check everything that needs no model; raises ConfigurationError, or DeviceError for a missing tool."""
+    host = read_host_cpu()
+    profile = find_profile(target, host) if isinstance(target, str) else target
+    unknown = [chosen for chosen in formats if chosen not in FORMATS]
+    if unknown or not formats:
+        raise ConfigurationError(
+            f"formats are one or more of {', '.join(FORMATS)}, but got {', '.join(formats) or 'none'}"
+        )
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ConfigurationError(
+            f"a name starts with a letter and has letters, digits and '_', but got {name!r}"
+        )
+    chosen_device = device_for(profile, device, host)
+    ordered = tuple(chosen for chosen in FORMATS if chosen in formats)
+    linker = choose_linker(profile.triple, cc)
+    return Options(profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc)
+
+
+def split_model(model_file: str) -> tuple[Path, str | None]:
+    """Path and builder of `MODEL[:BUILDER]`."""
+    path, colon, builder = model_file.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Path(path), builder
+    return Path(model_file), None
+
+
+def c_name(stem: str) -> str:
+    """A C identifier that resembles a file's stem."""
+    cleaned = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return cleaned if re.match(r"[A-Za-z]", cleaned) else f"model_{cleaned}"

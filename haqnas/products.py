@@ -1,0 +1,136 @@
+"""The products of a compilation: link them, check them on the device, and save the artefact that holds them."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from torch.fx import GraphModule
+
+from haqnas import artifact as artefacts
+from haqnas.artifact import Artifact
+from haqnas.codegen.emit import emit_sources
+from haqnas.codegen.link import is_first_use, link_archive, link_executable, link_tvm_library
+from haqnas.codegen.selftest import make_self_test, self_test_inputs
+from haqnas.devices.latency import measure_latency
+from haqnas.devices.records import run_records
+from haqnas.layer_rows import layer_rows
+from haqnas.manifest import Manifest, Sizes
+from haqnas.options import Options
+from haqnas.stages import Compiled, Report
+
+BENCH_RUNS = 30
+RUN_TIMEOUT_S = 1800.0  # of the golden inputs: a large network under an emulator
+
+
+def link_and_save(
+    options: Options,
+    compiled: Compiled,
+    canonical: GraphModule,
+    work: Path,
+    directory: Path,
+    versions: dict[str, str],
+    request: str,
+    report: Report,
+) -> Artifact:
+    """Link in `work`, run the golden inputs on the device, then make `directory` the artefact.
+
+    Raises DeviceError, VerificationError where the binary differs from the integer graph.
+    """
+    staged = work / "staged"
+    if staged.exists():
+        shutil.rmtree(staged)
+    first_use = (
+        "; building a C library for this target first, about 40 s, once"
+        if is_first_use(options.linker)
+        else ""
+    )
+    report("link", f"{', '.join(options.formats)}{first_use}")
+    _link(options, compiled, work / "sources", staged)
+    manifest = _describe(options, compiled, canonical, staged, versions, request)
+    report("check", options.device.uri if options.device else "no device here can run the binary")
+    if options.device is not None and "exe" in options.formats:
+        executable = staged / "bin" / options.name
+        given = run_records(
+            executable, compiled.golden_inputs, compiled.program.outputs, options.device, RUN_TIMEOUT_S
+        )
+        artefacts.compare_outputs(
+            given, compiled.golden_outputs, manifest, "the executable", "the integer graph"
+        )
+        if options.device.latency_kind == "measured":
+            latency = measure_latency(executable, options.device, BENCH_RUNS, RUN_TIMEOUT_S)
+            manifest = replace(manifest, latency=latency)
+    report("save", str(directory))
+    _stage_data(options, compiled, work, staged)
+    return artefacts.save(staged, directory, manifest)
+
+
+def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> None:
+    program, name = compiled.program, options.name
+    made_up = self_test_inputs(program)
+    expected = artefacts.run_reference(compiled.graph, made_up, program.inputs)
+    emit_sources(program, sources, make_self_test(expected, program.is_exact, _steps(compiled.graph)))
+    kernels = compiled.kernels
+    if "exe" in options.formats:
+        link_executable(options.linker, name, kernels, sources, staged / "bin" / name)
+    if "a" in options.formats:
+        link_archive(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.a")
+    if "so" in options.formats or "tvm" in options.formats:
+        link_tvm_library(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.so")
+    (staged / "include").mkdir(parents=True)
+    shutil.copy(sources / f"{name}.h", staged / "include")
+
+
+def _steps(graph: GraphModule) -> tuple[float, ...]:
+    return tuple(float(step) for step in graph.meta["output_steps"])
+
+
+def _stage_data(options: Options, compiled: Compiled, work: Path, staged: Path) -> None:
+    """What is no binary: golden data, the reference, the policy."""
+    for path, arrays in (
+        (artefacts.GOLDEN_INPUTS, compiled.golden_inputs),
+        (artefacts.GOLDEN_OUTPUTS, compiled.golden_outputs),
+    ):
+        named = {str(index): values for index, values in enumerate(arrays)}
+        artefacts.write_atomically(staged / path, artefacts.encode_arrays(named))
+    for path in (artefacts.GRAPH, artefacts.CONSTANTS):
+        (staged / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(work / path, staged / path)
+    artefacts.write_atomically(staged / artefacts.POLICY, options.policy.to_json().encode())
+
+
+def _describe(
+    options: Options,
+    compiled: Compiled,
+    canonical: GraphModule,
+    staged: Path,
+    versions: dict[str, str],
+    request: str,
+) -> Manifest:
+    program = compiled.program
+    executable = staged / "bin" / options.name
+    data = executable.read_bytes() if executable.exists() else None
+    offset = data.find(program.constants) if data else -1
+    sizes = Sizes(
+        executable_bytes=len(data) if data else None,
+        constants_bytes=len(program.constants),
+        packed_weight_bytes=program.packed_weight_bytes,
+        workspace_bytes=program.workspace_bytes,
+        constants_offset_bytes=offset if offset >= 0 else None,
+    )
+    return Manifest(
+        name=options.name,
+        profile=options.profile,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        output_steps=_steps(compiled.graph),
+        is_exact=program.is_exact,
+        layers=layer_rows(options.policy, program, compiled.graph, canonical),
+        accuracy=compiled.accuracy,
+        latency=None,
+        sizes=sizes,
+        formats=options.formats,
+        versions=versions,
+        seed=options.seed,
+        request_sha256=request,
+        files={},
+    )

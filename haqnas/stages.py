@@ -1,0 +1,114 @@
+"""The stages between the model and the linker: quantize, score, lower, build. Their results are kept for a resume."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils.data import Dataset
+
+from haqnas import artifact as artefacts
+from haqnas.codegen.lower import lower
+from haqnas.codegen.objects import build
+from haqnas.codegen.program import Program
+from haqnas.devices.records import RawArray, quantize_inputs
+from haqnas.evaluate import Accuracy, Batches, Evaluate, sample_batches, score_accuracy
+from haqnas.options import Options
+from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.integerize import integerize
+from haqnas.rewrite.quantize import quantize
+from haqnas.rewrite.serialize import load_graph, save_graph
+from haqnas.rewrite.synthetic import synthetic_batches
+
+SYNTHETIC_SAMPLES = 64
+GOLDEN_RECORDS = 4
+GOLDEN_MACS = 200_000_000  # above this, one record: an emulator takes seconds for each
+
+Report: TypeAlias = Callable[[str, str], None]  # a stage begins; a note on it
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the stages before linking made."""
+
+    graph: GraphModule
+    accuracy: Accuracy
+    program: Program
+    kernels: Path
+    golden_inputs: tuple[RawArray, ...]
+    golden_outputs: tuple[RawArray, ...]
+
+
+def calibration_batches(
+    canonical: GraphModule,
+    example_inputs: tuple[Tensor, ...],
+    data: Mapping[str, Dataset[Any] | None],
+    seed: int,
+) -> tuple[Batches, str]:
+    """Inputs to calibrate on, and the name of where they come from: the first of `data` that is there."""
+    rng = np.random.default_rng(seed)
+    for source, dataset in data.items():
+        if dataset is not None:
+            return sample_batches(dataset, source, example_inputs, rng), source
+    return synthetic_batches(canonical, example_inputs, rng, SYNTHETIC_SAMPLES), "synthetic"
+
+
+def run_stages(
+    options: Options,
+    model: nn.Module,
+    canonical: GraphModule,
+    batches: Batches,
+    source: str,
+    judged: tuple[Dataset[Any] | None, Evaluate | None],
+    work: Path,
+    report: Report,
+) -> Compiled:
+    """All stages up to the kernels' object file; finished ones are read from `work`.
+
+    Raises UnsupportedModelError, ConfigurationError for data that does not fit.
+    """
+    report("quantize", f"{options.policy.default}, calibrated on {source}")
+    graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, options.policy), batches)))
+    report("score", "float model and integer graph")
+    accuracy = _kept_accuracy(
+        work / "accuracy.json", lambda: score_accuracy(model.eval(), graph, *judged, batches, source)
+    )
+    report("lower", f"for {options.profile.name}")
+    program = lower(graph, options.profile, options.name)
+    report("build", f"{len(program.functions)} kernels")
+    kernels = work / "kernels.o"
+    if not kernels.exists():
+        build(program.functions, options.profile, kernels)
+    inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
+    outputs = artefacts.run_reference(graph, inputs, program.inputs)
+    return Compiled(graph, accuracy, program, kernels, inputs, outputs)
+
+
+def _golden_batch(batches: Batches, program: Program) -> tuple[Tensor, ...]:
+    num_macs = sum(layer.macs for layer in program.layers)
+    num_records = GOLDEN_RECORDS if num_macs <= GOLDEN_MACS else 1
+    return tuple(part[:num_records] for part in batches[0])
+
+
+def _kept_graph(work: Path, make: Callable[[], GraphModule]) -> GraphModule:
+    """The integer graph of an earlier run of this request, or a new one, which is kept."""
+    graph, constants = work / artefacts.GRAPH, work / artefacts.CONSTANTS
+    if graph.exists():  # written last, so the constants are there
+        return load_graph(graph.read_text(encoding="utf-8"), artefacts.decode_arrays(constants))
+    text, arrays = save_graph(make())
+    artefacts.write_atomically(constants, artefacts.encode_arrays(arrays))
+    artefacts.write_atomically(graph, text.encode())
+    return load_graph(text, arrays)
+
+
+def _kept_accuracy(path: Path, make: Callable[[], Accuracy]) -> Accuracy:
+    adapter = TypeAdapter(Accuracy)
+    if path.exists():
+        return adapter.validate_json(path.read_bytes())
+    accuracy = make()
+    artefacts.write_atomically(path, adapter.dump_json(accuracy))
+    return accuracy
