@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,10 +114,10 @@ def link_executable(
             linker,
             [*_COMPILE, "-static", f"-DHAQNAS_MODEL={name}_model", *inputs, str(kernels.resolve()), *_LINK],
             sources,
-            made.path,
+            made,
             timeout_s,
         )
-        made.path.chmod(0o755)
+        made.chmod(0o755)
     _remember_use(linker)
     return output
 
@@ -131,7 +132,7 @@ def link_archive(
             _compile(linker, [*_COMPILE, "-fPIC", "-c", source], sources, built, timeout_s)
         # D: no dates and owners, so that the same input gives the same bytes
         members = [str(path) for path in (*objects, kernels.resolve())]
-        _execute([*_zig("ar"), "rcsD", str(made.path), *members], sources, timeout_s)
+        _execute([*_zig("ar"), "rcsD", str(made), *members], sources, timeout_s)
     return output
 
 
@@ -162,7 +163,7 @@ def link_tvm_library(
                 *_LINK,
             ],
             sources,
-            made.path,
+            made,
             timeout_s,
         )
     _remember_use(shared)
@@ -181,21 +182,17 @@ def _runtime(*files: str) -> tuple[str, ...]:
 # Running the compiler ---------------------------------------------------------------------------------------
 
 
-class _replacing:
-    """A temporary path beside `output` that takes its place when the block ends well."""
-
-    def __init__(self, output: Path) -> None:
-        self.output = output.resolve()
-        self.path = self.output.with_name(f".{output.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> "_replacing":
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.path, self.output)
-        self.path.unlink(missing_ok=True)
+@contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """A temporary path beside `output`, which takes its place when the block ends well."""
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _compile(linker: Linker, arguments: Sequence[str], folder: Path, output: Path, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The self test inside each executable: made-up input that C and Python generate alike, and what it must give."""
+"""The self test in each executable: made-up input that C and Python generate alike, and what it must give."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class OutputSamples:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What the network gives for `self_test_inputs`: a hash of all output bytes, or samples where it is not exact."""
+    """What the network gives for `self_test_inputs`: a hash of all output bytes, or samples if it is not exact."""
 
     output_hash: int | None
     samples: tuple[OutputSamples, ...] = ()
@@ -34,14 +34,15 @@ class SelfTest:
 def self_test_input(info: TensorInfo, index: int = 0) -> NDArray[np.generic]:
     """The made-up input `index`, in `info`'s dtype and shape: uint8 in [0, quant_max], float32 in [-1, 1)."""
     count = int(np.prod(info.shape, dtype=np.int64))
-    with np.errstate(over="ignore"):
-        powers = np.cumprod(np.full(count, _MULTIPLIER))  # a, a^2, ... modulo 2^64
-        sums = np.cumsum(np.concatenate([np.ones(1, np.uint64), powers[:-1]]))[:count]  # 1, 1 + a, ...
-        states = powers * np.uint64(index + 1) + _INCREMENT * sums
+    powers: NDArray[np.uint64] = np.cumprod(np.full(count, _MULTIPLIER))  # a, a^2, ... modulo 2^64
+    ones = np.ones(min(count, 1), np.uint64)
+    sums: NDArray[np.uint64] = np.cumsum(np.concatenate([ones, powers[:-1]]))  # 1, 1 + a, ...
+    states = powers * np.uint64(index + 1) + _INCREMENT * sums
     if info.dtype == "float32":
         centred = (states >> np.uint64(40)).astype(np.int32) - np.int32(2**23)
-        return (centred.astype(np.float32) / np.float32(2**23)).reshape(info.shape)
-    integers = (states >> np.uint64(32)) % np.uint64(info.quant_max + 1)
+        floats: NDArray[np.float32] = centred.astype(np.float32) / np.float32(2**23)
+        return floats.reshape(info.shape)
+    integers: NDArray[np.uint64] = (states >> np.uint64(32)) % np.uint64(info.quant_max + 1)
     return integers.astype(np.uint8).reshape(info.shape)
 
 
