@@ -34,9 +34,9 @@ class SelfTest:
 def self_test_input(info: TensorInfo, index: int = 0) -> NDArray[np.generic]:
     """The made-up input `index`, in `info`'s dtype and shape: uint8 in [0, quant_max], float32 in [-1, 1)."""
     count = int(np.prod(info.shape, dtype=np.int64))
-    powers: NDArray[np.uint64] = np.cumprod(np.full(count, _MULTIPLIER))  # a, a^2, ... modulo 2^64
+    powers = np.cumprod(np.full(count, _MULTIPLIER), dtype=np.uint64)  # a, a^2, ... modulo 2^64
     ones = np.ones(min(count, 1), np.uint64)
-    sums: NDArray[np.uint64] = np.cumsum(np.concatenate([ones, powers[:-1]]))  # 1, 1 + a, ...
+    sums = np.cumsum(np.concatenate([ones, powers[:-1]]), dtype=np.uint64)  # 1, 1 + a, ...
     states = powers * np.uint64(index + 1) + _INCREMENT * sums
     if info.dtype == "float32":
         centred = (states >> np.uint64(40)).astype(np.int32) - np.int32(2**23)
