@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+CONSTANTS = "_constants"
 _INHERITED = ("stack_trace", "nn_module_stack")
 
 
@@ -97,11 +98,24 @@ def emit_constant(before: fx.Node, name: str, value: Tensor) -> fx.Node:
     graph = before.graph
     root = graph.owning_module
     assert root is not None
-    root.register_buffer(name, value)
+    target = store_constant(root, name, value)
     with graph.inserting_before(before):
-        node = graph.get_attr(name)
+        node = graph.get_attr(target)
     node.meta = {"val": fake_mode(graph).from_tensor(value, static_shapes=True)}
     return node
+
+
+def store_constant(root: nn.Module, name: str, value: Tensor) -> str:
+    """Store a tensor for `get_attr` and return its target, apart from the paths of the layers."""
+    if not hasattr(root, CONSTANTS):
+        root.add_module(CONSTANTS, nn.Module())
+    folder = root.get_submodule(CONSTANTS)
+    unique = stem = name.replace(".", "__")
+    count = 1
+    while hasattr(folder, unique):
+        unique, count = f"{stem}_{count}", count + 1
+    folder.register_buffer(unique, value)
+    return f"{CONSTANTS}.{unique}"
 
 
 def replace(node: fx.Node, replacement: fx.Node) -> None:

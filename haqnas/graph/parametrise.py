@@ -26,6 +26,7 @@ from haqnas.graph.edit import (
 
 aten = torch.ops.aten
 
+_LAYER_CLASSES = ("Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Linear")
 Layered = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
@@ -69,20 +70,27 @@ def _unused(path: str, taken: set[str]) -> str:
 
 
 def _layer_path(node: fx.Node) -> str:
+    """Path of the torch layer that makes the call, else of the weight's owner, else of the calling module."""
+    path, kind = _calling_module(node)
+    if kind in _LAYER_CLASSES and path:
+        return path
     constants = [(other, constant_of(other)) for other in node.all_input_nodes]
-    weight = next(str(other.target) for other, value in constants if value is not None and value.dim() > 1)
-    if weight.endswith(".weight"):
-        return weight.removesuffix(".weight")
-    if weight.startswith("folded_") or weight == "weight":
-        return _module_path(node) or node.name
-    return weight.removesuffix("_weight")
+    weight = next(other for other, value in constants if value is not None and value.dim() > 1)
+    name = str(weight.meta.get("parameter", ""))
+    if name.endswith(".weight"):
+        return name.removesuffix(".weight")
+    if name in ("", "weight"):
+        return path or node.name
+    return name.removesuffix("_weight")
 
 
-def _module_path(node: fx.Node) -> str:
-    """Path of the innermost user module that made a node; "" for the model itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = str(list(stack.values())[-1][0]) if stack else ""
-    return path.split("@")[0]
+def _calling_module(node: fx.Node) -> tuple[str, str]:
+    """Path and class name of the innermost module of the user's model that made a node; "" for the model."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "", ""
+    path, kind = stack[-1]
+    return str(path).split("@")[0], str(kind).rpartition(".")[2]
 
 
 def _parameter(value: Tensor) -> nn.Parameter:
@@ -254,6 +262,9 @@ def fold_batch_norm(gm: fx.GraphModule) -> fx.GraphModule:
         folded = _fold_into_layer(gm, node, x, *affine) or _depthwise(node, x, *affine)
         for user in list(node.users):
             replace(user, folded)
+        node.graph.erase_node(node)
+        if x.op == "call_module" and not x.users:
+            x.graph.erase_node(x)  # else its name would stay taken
     return finish(gm)
 
 
@@ -321,7 +332,7 @@ def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.N
         x = emit(node, aten.reshape.default, x, [-1, channels, max(1, torch.Size(shape[2:]).numel())])
     mean = node.args[3]
     assert isinstance(mean, fx.Node)
-    path = str(mean.target).removesuffix(".running_mean")
-    path = _module_path(node) or node.name if path.startswith("folded_") or path == mean.target else path
+    path = str(mean.meta.get("parameter", "")).removesuffix(".running_mean")
+    path = path if path not in ("", "running_mean") else _calling_module(node)[0] or node.name
     made = emit_module(node, path, module, x)
     return made if is_regular else emit(node, aten.reshape.default, made, [-1, *shape[1:]])

@@ -20,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph.check import check_model, describe_error, run_forward
+from haqnas.graph.edit import arguments, store_constant
 from haqnas.graph.location import at, error_place, node_place
 
 _DEPENDS_ON_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException)
@@ -30,8 +31,9 @@ _ASSERTIONS = (torch.ops.aten._assert_tensor_metadata.default,)
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """Trace `model` in eval mode on `example_inputs` (batch 1).
 
-    Returns a graph of functional aten operators; parameters and buffers are `get_attr` nodes under their
-    qualified names and hold copies, so the model cannot change through the graph; the output is a flat tuple.
+    Returns a graph of functional aten operators; parameters and buffers are `get_attr` nodes whose
+    `meta["parameter"]` is the qualified name; they hold copies, so the model cannot change through the graph;
+    the output is a flat tuple.
     Raises UnsupportedModelError, with the line of the model, for what cannot be traced.
     """
     check_model(model, example_inputs)
@@ -108,7 +110,7 @@ def _check_signature(program: ExportedProgram) -> None:
     if not any(spec.kind is OutputKind.USER_OUTPUT for spec in specs):
         raise UnsupportedModelError("forward() must return at least one tensor, but it returns none")
     for node in program.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _is_random(node):
             raise UnsupportedModelError(
                 f"the model must be deterministic, but it uses the random operator {node.target}"
                 f"{at(node_place(node))}\n"
@@ -119,6 +121,14 @@ def _check_signature(program: ExportedProgram) -> None:
                 f"the operator {node.target} has no lowering{at(node_place(node))}\n"
                 "  Write both branches and choose with `torch.where(condition, a, b)`."
             )
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether the operator draws random numbers; dropout and attention do so only where they train."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    bound = arguments(node)
+    return bool(bound.get("train", True)) and bound.get("dropout_p", bound.get("p", 1.0)) != 0.0
 
 
 def _rebuild(program: ExportedProgram) -> fx.GraphModule:
@@ -135,10 +145,10 @@ def _rebuild(program: ExportedProgram) -> fx.GraphModule:
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in stored:
             if node.users:
-                target = stored[node.name]
-                set_attribute(root, target, values[target].detach().clone())
+                name = stored[node.name]
+                target = store_constant(root, name, values[name].detach().clone())
                 copied[node] = graph.get_attr(target)
-                copied[node].meta = {"val": node.meta["val"]}
+                copied[node].meta = {"val": node.meta["val"], "parameter": name}
         elif node.op == "output":
             graph.output(_user_outputs(program, copied, node))
         elif node.target not in _ASSERTIONS:
@@ -165,13 +175,3 @@ def _user_outputs(
             )
         results.append(copied[node])
     return tuple(results)
-
-
-def set_attribute(root: nn.Module, target: str, value: Tensor) -> None:
-    """Store a tensor under a dotted name, making the modules on the way."""
-    *path, name = target.split(".")
-    for part in path:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    root.register_buffer(name, value)
