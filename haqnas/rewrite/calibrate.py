@@ -44,7 +44,8 @@ def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
     with correct_bias(calibrated):
         for batch in batches:
             calibrated(*batch)
-    calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(i)]) for i in range(len(_outputs(calibrated))))
+    num_outputs = len(_outputs(calibrated))
+    calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
     return calibrated
 
 

@@ -17,7 +17,7 @@ from haqnas.rewrite.fixed_point import (
     table_of,
 )
 from haqnas.rewrite.kinds import argument, aten, is_layer, spatial_mean, tensor_inputs
-from haqnas.rewrite.quantize import ActQuant, IntegerWeight
+from haqnas.rewrite.quants import ActQuant, IntegerWeight
 
 ops = torch.ops.haqnas
 
@@ -94,8 +94,7 @@ def _layer_operator(layer: nn.Module, is_float: bool) -> tuple[Any, tuple[Any, .
     if isinstance(layer, nn.Linear):
         return (ops.qlinear_dequantize if is_float else ops.qlinear).default, ()
     stride, padding, dilation = (
-        _pair(getattr(layer, name), fill)
-        for name, fill in (("stride", 1), ("padding", 0), ("dilation", 1))
+        _pair(getattr(layer, name), fill) for name, fill in (("stride", 1), ("padding", 0), ("dilation", 1))
     )
     if isinstance(layer, nn.ConvTranspose2d):
         operator = (ops.qconv_transpose2d_dequantize if is_float else ops.qconv_transpose2d).default
@@ -141,7 +140,10 @@ def emit_average(target: Target, near: Node, x: Stored, out: ActQuant, bounds: B
     if near.target is aten.avg_pool2d.default:
         kernel, padding = argument(near, 1, "kernel_size"), argument(near, 3, "padding", [0, 0])
         stride = argument(near, 2, "stride") or kernel
-        flags = (bool(argument(near, 4, "ceil_mode", False)), bool(argument(near, 5, "count_include_pad", True)))
+        flags = (
+            bool(argument(near, 4, "ceil_mode", False)),
+            bool(argument(near, 5, "count_include_pad", True)),
+        )
         geometry = (_square(kernel), _square(stride), _square(padding), *flags)
         return target.call(near, ops.qavg_pool2d.default, x.node, *geometry, *numbers)
     if near.target is aten.adaptive_avg_pool2d.default:
@@ -199,7 +201,9 @@ def emit_carrier(target: Target, near: Node, inputs: Sequence[Stored]) -> Node:
         kernel, padding = argument(near, 1, "kernel_size"), argument(near, 3, "padding", [0, 0])
         stride, dilation = argument(near, 2, "stride") or kernel, argument(near, 4, "dilation", [1, 1])
         geometry = [_square(values) for values in (kernel, stride, padding, dilation)]
-        return target.call(near, ops.qmax_pool2d.default, x, *geometry, bool(argument(near, 5, "ceil_mode", False)))
+        return target.call(
+            near, ops.qmax_pool2d.default, x, *geometry, bool(argument(near, 5, "ceil_mode", False))
+        )
     if near.target is aten.upsample_nearest2d.default:
         return target.call(near, ops.qupsample_nearest2d.default, x, *_size(near))
     if near.target is aten.upsample_bilinear2d.default:

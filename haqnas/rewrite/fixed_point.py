@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from haqnas.errors import UnsupportedModelError
-from haqnas.rewrite.quantize import ActQuant
+from haqnas.rewrite.quants import ActQuant
 
 INT32_LIMIT = 2**31
 GREATEST_SHIFT = 30
@@ -82,4 +82,4 @@ def add_multipliers(a: ActQuant, b: ActQuant, target: ActQuant, sign: int = 1) -
 
 
 def _largest_sum(multipliers: list[int], spans: list[int], shift: int) -> int:
-    return sum(m * span for m, span in zip(multipliers, spans, strict=True)) + 2 ** (shift - 1)
+    return sum(m * span for m, span in zip(multipliers, spans, strict=True)) + (1 << (shift - 1))

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node, map_arg
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from haqnas.errors import UnsupportedModelError
 from haqnas.rewrite.emit import (
@@ -30,7 +28,9 @@ from haqnas.rewrite.emit import (
     emit_table,
 )
 from haqnas.rewrite.kinds import CARRIERS, REQUANTIZING, Kind, clamp_bounds, is_layer, kind_of, tensor_inputs
-from haqnas.rewrite.quantize import ActQuant, IntegerWeight, is_quantizer, read_act_quant, read_integer_weight
+from haqnas.rewrite.quantize import is_quantizer, read_act_quant, read_integer_weight
+from haqnas.rewrite.quants import ActQuant, IntegerWeight
+from haqnas.rewrite.shapes import set_shapes
 
 
 def integerize(fake_quantized: GraphModule) -> GraphModule:
@@ -107,7 +107,7 @@ def _float_demand(source: _Source) -> frozenset[Node]:
     needed: set[Node] = set()
     for node in reversed(source.module.graph.nodes):
         if node.op == "output":
-            needed.update(node.args[0])  # type: ignore[arg-type]
+            needed.update(node.all_input_nodes)
         elif is_quantizer(source.module, node):
             operator, _ = _operator_before(source, node)
             if operator not in source.quants and not source.is_integer(operator):
@@ -155,7 +155,9 @@ def _float_node(
         x = source.stored(integers, tensor_inputs(node)[0])
         return emit_layer(target, node, x, source.weights[str(node.target)], None, None)
     if node.op != "call_function":
-        raise UnsupportedModelError(f"{node.op} {node.target} has no float operator; write it with torch functions")
+        raise UnsupportedModelError(
+            f"{node.op} {node.target} has no float operator; write it with torch functions"
+        )
     args, kwargs = map_arg((node.args, node.kwargs), lambda read: floats[read])
     return target.call(node, node.target, *args, **kwargs)
 
@@ -175,12 +177,3 @@ def _finish(source: GraphModule, target: Target) -> GraphModule:
     integer.meta["output_steps"] = tuple(source.meta.get("output_steps", ()))
     set_shapes(integer, [node.meta["val"] for node in source.graph.nodes if node.op == "placeholder"])
     return integer
-
-
-def set_shapes(graph: GraphModule, inputs: list[torch.Tensor]) -> None:
-    """Set `meta["val"]` of all nodes of a graph that the caller owns; only shapes and dtypes of `inputs` count."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        fakes = [torch.empty(tuple(value.shape), dtype=value.dtype) for value in inputs]
-    with torch.no_grad():
-        FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*fakes)

@@ -172,8 +172,8 @@ def _function_kind(node: Node) -> Kind:
 
 def _arithmetic_kind(node: Node, inputs: tuple[Node, ...]) -> Kind:
     target = node.target
-    if target in {aten.add.Tensor, aten.sub.Tensor} and len(inputs) == 2 and argument(node, 2, "alpha", 1) == 1:
-        return Kind.ADD
+    if target in {aten.add.Tensor, aten.sub.Tensor} and len(inputs) == 2:
+        return Kind.ADD if argument(node, 2, "alpha", 1) == 1 else Kind.FLOAT
     if target is aten.mul.Tensor and len(inputs) == 2:
         return Kind.MULTIPLY
     if target is aten.adaptive_avg_pool2d.default and rank_of(inputs[0]) == 4:
@@ -186,8 +186,10 @@ def _arithmetic_kind(node: Node, inputs: tuple[Node, ...]) -> Kind:
 
 
 def _keeps_scale(node: Node) -> bool:
-    if node.target is aten.constant_pad_nd.default:  # zero is an integer of every scale, other values may not be
-        return float(argument(node, 2, "value", 0.0)) == 0.0
+    if node.target is aten.constant_pad_nd.default:
+        return (
+            float(argument(node, 2, "value", 0.0)) == 0.0
+        )  # zero is an integer of every scale, others may not be
     if node.target in {aten.max_pool2d.default, aten.upsample_nearest2d.default}:
         return rank_of(tensor_inputs(node)[0]) == 4
     return True

@@ -7,18 +7,12 @@ scale and one integer zero point; `calibrate` sets them through `set_range`.
 
 import copy
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import brevitas.nn as qnn
 import torch
-from brevitas.core.zero_point import ParameterZeroPoint
-from brevitas.graph.calibrate import _BiasCorrection, bias_correction_mode
-from brevitas.graph.equalize import EqualizeGraph
-from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType
-from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -26,11 +20,21 @@ from haqnas.errors import UnsupportedModelError
 from haqnas.quantspec import QuantSpec, act_range, weight_range
 from haqnas.rewrite.kinds import LAYER_TYPES, aten, is_layer, tensor_inputs
 from haqnas.rewrite.plan import Plan, plan_quantizers
+from haqnas.rewrite.quants import ActQuant, IntegerWeight
 from haqnas.rewrite.weight_scales import weight_scales
 from haqnas.space.policy import Policy
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # brevitas warns about extras of its own that are not installed
+    import brevitas.nn as qnn
+    from brevitas.core.zero_point import ParameterZeroPoint
+    from brevitas.graph.calibrate import _BiasCorrection, bias_correction_mode
+    from brevitas.graph.equalize import EqualizeGraph
+    from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType
+    from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
 
-class _Weight(Int8WeightPerChannelFloat):  # type: ignore[misc]
+
+class _Weight(Int8WeightPerChannelFloat):
     scaling_impl_type = ScalingImplType.PARAMETER
 
 
@@ -38,33 +42,11 @@ class _BinaryWeight(_Weight):
     quant_type = QuantType.BINARY
 
 
-class _Activation(ShiftedUint8ActPerTensorFloat):  # type: ignore[misc]
+class _Activation(ShiftedUint8ActPerTensorFloat):
     scaling_impl_type = ScalingImplType.PARAMETER
     scaling_init = 1.0
     zero_point_impl = ParameterZeroPoint
     zero_point_init = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ActQuant:
-    """Quantization of a stored activation: real = scale * (integer - zero_point), 0 <= integer < 2**bits."""
-
-    scale: float
-    zero_point: int
-    bits: int
-
-    @property
-    def quant_max(self) -> int:
-        return act_range(self.bits)[1]
-
-
-@dataclass(frozen=True, slots=True)
-class IntegerWeight:
-    """A layer's weights as integers: real = scale[output channel] * values."""
-
-    values: Tensor  # int8, shape of the float weight
-    scale: Tensor  # (out_channels,) float32
-    bits: int
 
 
 def quantize(graph: GraphModule, policy: Policy) -> GraphModule:
@@ -108,6 +90,7 @@ def equalize(graph: GraphModule) -> GraphModule:
     for node in equalized.graph.nodes:
         node.meta.pop("orig_target", None)
     equalized.recompile()
+    assert isinstance(equalized, GraphModule)
     return equalized
 
 
@@ -123,8 +106,9 @@ def is_quantized_layer(graph: GraphModule, node: Node) -> bool:
 
 def read_act_quant(module: nn.Module) -> ActQuant:
     """Scale, zero point and bits of an activation quantizer."""
-    scale, zero_point = float(module.act_quant.scale()), int(module.act_quant.zero_point())  # type: ignore
-    return ActQuant(scale, zero_point, quantizer_bits(module))
+    with torch.no_grad():
+        scale, zero_point = module.act_quant.scale(), module.act_quant.zero_point()  # type: ignore[operator, union-attr]
+    return ActQuant(float(scale), int(zero_point), quantizer_bits(module))
 
 
 def quantizer_bits(module: nn.Module) -> int:
@@ -147,9 +131,8 @@ def read_integer_weight(module: nn.Module) -> IntegerWeight:
     bits = int(module.weight_quant.bit_width()) if _is_multibit(module) else 1  # type: ignore[union-attr, operator]
     low, high = weight_range(bits)
     values = torch.round(quantized.value / quantized.scale).clamp(low, high).to(torch.int8)
-    channels = output_channels(module)
-    scale = quantized.scale.detach().flatten().expand(channels) if quantized.scale.numel() == 1 else quantized.scale
-    return IntegerWeight(values, scale.detach().flatten().clone(), bits)
+    scale = quantized.scale.detach().flatten()
+    return IntegerWeight(values, scale.expand(output_channels(module)).clone(), bits)
 
 
 def output_channels(module: nn.Module) -> int:
@@ -163,7 +146,7 @@ def dequantized_weight(module: nn.Module) -> Tensor:
         return module.quant_weight().value.detach()  # type: ignore[operator, no-any-return]
 
 
-class _CorrectBias(_BiasCorrection):  # type: ignore[misc]
+class _CorrectBias(_BiasCorrection):
     """brevitas takes dimension 1 for the channels of all but rank 3; linear layers have them last."""
 
     def channel_dim(self, inp: Tensor, module: nn.Module) -> int:
@@ -184,7 +167,7 @@ def _is_multibit(module: nn.Module) -> bool:
 
 
 def _quantized_layer(name: str, layer: nn.Module, spec: QuantSpec) -> nn.Module:
-    weight = layer.weight.detach()  # type: ignore[operator, union-attr]
+    weight = layer.weight.detach()  # type: ignore[operator]
     if not torch.isfinite(weight).all():
         raise UnsupportedModelError(f"the weights of {name} must be finite, but some are NaN or infinite")
     binary = spec.weight_bits == 1
@@ -193,28 +176,28 @@ def _quantized_layer(name: str, layer: nn.Module, spec: QuantSpec) -> nn.Module:
     axis = None if per_tensor else int(isinstance(layer, nn.ConvTranspose2d))
     scales = weight_scales(weight, spec.weight_bits, axis)
     base = _BinaryWeight if binary else _Weight
+    granularity = ScalingPerOutputType.TENSOR if per_tensor else ScalingPerOutputType.CHANNEL
     options: dict[str, Any] = {
         "weight_quant": base,
         "weight_bit_width": spec.weight_bits,
         # brevitas' scale parameter is the greatest representable weight
         "weight_scaling_init": scales * weight_range(spec.weight_bits)[1],
-        "weight_scaling_per_output_type": ScalingPerOutputType.TENSOR if per_tensor else ScalingPerOutputType.CHANNEL,
+        "weight_scaling_per_output_type": granularity,
         "return_quant_tensor": False,
         "bias": layer.bias is not None,
     }
     quantized = _brevitas_class(layer)(**shape_options(layer), **options)
     quantized.weight.data.copy_(weight)
     if layer.bias is not None:
-        quantized.bias.data.copy_(layer.bias.detach())  # type: ignore[operator, union-attr]
+        quantized.bias.data.copy_(layer.bias.detach())  # type: ignore[operator]
     quantized.haqnas_weight_quant = base
+    assert isinstance(quantized, nn.Module)
     return quantized.train(layer.training)
 
 
 def _brevitas_class(layer: nn.Module) -> Any:
-    pairs = zip(
-        LAYER_TYPES, (qnn.QuantConv1d, qnn.QuantConv2d, qnn.QuantConvTranspose2d, qnn.QuantLinear), strict=True
-    )
-    return next(quantized for kind, quantized in pairs if isinstance(layer, kind))
+    classes = (qnn.QuantConv1d, qnn.QuantConv2d, qnn.QuantConvTranspose2d, qnn.QuantLinear)
+    return next(made for kind, made in zip(LAYER_TYPES, classes, strict=True) if isinstance(layer, kind))
 
 
 def shape_options(layer: nn.Module) -> dict[str, Any]:
@@ -245,8 +228,7 @@ def _insert_quantizers(graph: GraphModule, plan: Plan, copies: dict[Node, Node])
         if point.group not in targets:
             targets[point.group] = _new_quantizer(graph, f"{point.group}_quantizer", point.bits)
         source, readers = copies[point.node], {copies[reader] for reader in point.readers}
-        following = next(node for node in graph.graph.nodes if node in source.users)
-        inserted = _insert_call(graph, targets[point.group], source, source.next if source.next else following)
+        inserted = _insert_call(graph, targets[point.group], source, source.next)
         source.replace_all_uses_with(inserted, delete_user_cb=lambda user: user in readers)  # noqa: B023
 
 

@@ -7,7 +7,7 @@ called, every name is checked, and constants come from the arrays alone.
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 import haqnas.graph.ops as _registered  # noqa: F401  importing it registers the operators
 from haqnas.errors import VerificationError
-from haqnas.rewrite.integerize import set_shapes
+from haqnas.rewrite.shapes import set_shapes
 
 SCHEMA = 1
 NAMESPACES = ("aten", "haqnas")
@@ -42,7 +42,8 @@ def save_graph(graph: GraphModule) -> tuple[str, dict[str, Array]]:
     ]
     steps = [float(step) for step in graph.meta.get("output_steps", ())]
     document = {"schema": SCHEMA, "inputs": inputs, "output_steps": steps, "nodes": nodes}
-    return json.dumps(document, indent=1) + "\n", {name: getattr(graph, name).detach().numpy() for name in names}
+    constants = {name: getattr(graph, name).detach().numpy() for name in names}
+    return json.dumps(document, indent=1) + "\n", constants
 
 
 def load_graph(text: str, arrays: Mapping[str, Array]) -> GraphModule:
@@ -121,7 +122,11 @@ def _encode(value: Any) -> Any:
 
 
 def _decode_node(
-    entry: Mapping[str, Any], root: nn.Module, graph: Graph, made: Mapping[str, Node], arrays: Mapping[str, Array]
+    entry: Mapping[str, Any],
+    root: nn.Module,
+    graph: Graph,
+    made: Mapping[str, Node],
+    arrays: Mapping[str, Array],
 ) -> tuple[str, Node]:
     name, kind = str(entry["name"]), entry["op"]
     if kind not in KINDS:
@@ -131,7 +136,9 @@ def _decode_node(
     if kind == "get_attr":
         key = _identifier(entry["target"])
         if key not in arrays:
-            raise VerificationError(f"the constant {key} of the saved graph is missing; compile the model again")
+            raise VerificationError(
+                f"the constant {key} of the saved graph is missing; compile the model again"
+            )
         if not hasattr(root, key):
             root.register_buffer(key, torch.from_numpy(np.array(arrays[key])))
         return name, graph.get_attr(key)
@@ -148,7 +155,7 @@ def _decode_value(value: Any, made: Mapping[str, Node]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    decoders = {
+    decoders: dict[str, Callable[[Any], Any]] = {
         "node": made.__getitem__,
         "float": float,
         "dtype": _dtype,

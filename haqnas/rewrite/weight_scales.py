@@ -36,5 +36,8 @@ def _least_error_scales(magnitude: Tensor, quant_max: int, reduced: list[int]) -
         rounded = torch.round(magnitude / scale).clamp(max=quant_max) * scale
         error = (rounded - magnitude).square().sum(dim=reduced, keepdim=True)
         better = error < best_error
-        best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
+        best_scale, best_error = (
+            torch.where(better, scale, best_scale),
+            torch.where(better, error, best_error),
+        )
     return best_scale
