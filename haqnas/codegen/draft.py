@@ -10,7 +10,10 @@ from haqnas.codegen.plan import Lifetime, plan_memory
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels import elementwise
+from haqnas.kernels.table import Geometry, Kernel
 from haqnas.kernels.tir import PrimFunc
+
+Choose = Callable[[Geometry, Sequence[str]], Kernel]
 
 SLACK_BYTES = 64  # after each workspace buffer: kernels may read, never use, bytes behind their input
 ITEM_BYTES = {"uint8": 1, "int8": 1, "float32": 4, "int32": 4, "int64": 8, "bool": 1}
@@ -61,6 +64,7 @@ class Draft:
 
     name: str
     profile: HardwareProfile
+    choose: Choose
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     constants: bytearray = field(default_factory=bytearray)

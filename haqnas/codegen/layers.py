@@ -11,7 +11,7 @@ from haqnas.codegen.layout import NO_HALO, Halo, Layout, channels_last
 from haqnas.codegen.program import LayerInfo, Region
 from haqnas.errors import UnsupportedModelError
 from haqnas.kernels import elementwise, subbyte
-from haqnas.kernels.table import Geometry, Kernel, Scratch, select
+from haqnas.kernels.table import Geometry, Kernel, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def lower_linear(draft: Draft, x: Value, w: Weights, finish: Finish, out: Value)
     channels, length = w.weight.shape[:2]
     rows = prod(x.layout.shape[:-1])
     geometry = _geometry("dot", (1, rows), (0, length, 0, channels), (0,), length, w, finish, channels)
-    kernel = select(geometry, draft.profile.isas)
+    kernel = draft.choose(geometry, draft.profile.isas)
     overreads = kernel.overread_bytes > 0 and length % (kernel.overread_bytes + 1) != 0
     external = draft.buffers[x.buffer].region is not Region.WORKSPACE
     if not (x.layout.is_dense and not (external and overreads)):
@@ -202,7 +202,7 @@ def _emit(
     facts: tuple[str, int],
 ) -> None:
     """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
-    kernel = select(geometry, draft.profile.isas)
+    kernel = draft.choose(geometry, draft.profile.isas)
     dtype = finish.dtype
     pointer, weight_offset, weight_size = _weight_argument(draft, kernel, weight, w)
     bias = draft.constant(_padded(_folded_bias(kernel, weight, w), kernel.block))

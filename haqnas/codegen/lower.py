@@ -12,13 +12,14 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from haqnas.codegen import images, layers, movement
-from haqnas.codegen.draft import ITEM_BYTES, Draft, Value
+from haqnas.codegen.draft import ITEM_BYTES, Choose, Draft, Value
 from haqnas.codegen.islands import lower_island
 from haqnas.codegen.layout import NO_HALO, Halo, dense
 from haqnas.codegen.program import LayerInfo, Program, Region, TensorInfo
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph import ops  # noqa: F401  registers the operators that the handlers are keyed by
 from haqnas.hardware import HardwareProfile
+from haqnas.kernels.table import select
 
 haqnas = torch.ops.haqnas
 aten = torch.ops.aten
@@ -35,12 +36,14 @@ class _FloatOperators(OperatorSupportBase):
         return not (isinstance(value, torch.Tensor) and value.dtype == torch.uint8)
 
 
-def lower(graph: fx.GraphModule, profile: HardwareProfile, name: str) -> Program:
+def lower(
+    graph: fx.GraphModule, profile: HardwareProfile, name: str, choose: Choose = select
+) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
-    Raises UnsupportedModelError for what no kernel and no importer can express.
+    `choose` picks the row of the kernel table for each layer. Raises UnsupportedModelError for what no kernel and no importer can express.
     """
-    draft = Draft(name, profile)
+    draft = Draft(name, profile, choose)
     walk = _Walk(draft, _with_islands(graph))
     inputs = walk.inputs()
     for node in walk.graph.graph.nodes:

@@ -1,0 +1,167 @@
+"""Every row of the kernel table equals the reference operators, bit for bit, on its instruction set.
+
+The cases come from the table: a row cannot exist without being tested. Odd shapes, extreme values and zero points,
+all weight bits. One binary holds all cases of a row.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from haqnas.devices.local import read_host_cpu
+from haqnas.graph import ops  # noqa: F401  registers the operators
+from haqnas.hardware import HardwareProfile, load_profile
+from haqnas.kernels.table import TABLE, Geometry, Kernel, select
+from haqnas.quantspec import act_range, weight_range
+from tests.codegen.one_binary import integer_graph, run
+from tests.conftest import require_program
+
+haqnas = torch.ops.haqnas
+
+# A profile that executes each instruction set; "portable" also runs on RISC-V, which has nothing else.
+PROFILES = {
+    "amx-int8": ("x86-amx",),
+    "avx512-vnni": ("x86-avx512-vnni",),
+    "avx2": ("x86-64-v3",),
+    "neon-dotprod": ("cortex-a76",),
+    "neon": ("cortex-a53",),
+    "portable": ("riscv64", "arm-cpu"),
+}
+
+# (in channels, out channels, height, width, kernel h, kernel w, stride, padding, dilation, groups)
+SHAPES = {
+    "dot": (
+        (3, 10, 9, 7, 3, 3, 1, 1, 1, 1),
+        (16, 33, 8, 8, 3, 3, 2, 1, 1, 1),
+        (64, 16, 5, 11, 1, 1, 1, 0, 1, 1),
+        (32, 48, 7, 19, 1, 1, 1, 0, 1, 1),
+        (33, 37, 6, 6, 1, 1, 2, 0, 1, 1),
+        (7, 64, 12, 9, 5, 3, 1, 2, 2, 1),
+        (128, 70, 3, 17, 3, 3, 1, 1, 1, 1),
+    ),
+    "depthwise": (
+        (5, 5, 9, 7, 3, 3, 1, 1, 1, 5),
+        (48, 48, 8, 5, 5, 5, 2, 2, 1, 48),
+        (17, 17, 6, 6, 3, 3, 1, 2, 2, 17),
+    ),
+    "grouped": (
+        (8, 12, 7, 5, 3, 3, 1, 1, 1, 4),
+        (6, 18, 5, 5, 3, 1, 2, 1, 1, 6),
+        (20, 10, 4, 4, 1, 1, 1, 0, 1, 2),
+    ),
+}
+
+
+def profile_of(row: Kernel, name: str) -> HardwareProfile:
+    shipped = load_profile(Path(str(resources.files("haqnas.hw_profiles") / f"{name}.toml")))
+    return dataclasses.replace(shipped, isas=() if row.isa == "portable" else (row.isa,))
+
+
+def require_machine(profile: HardwareProfile) -> None:
+    if profile.emulator is not None:
+        require_program(profile.emulator.program)
+    elif missing := sorted(set(profile.cpu_features) - set(read_host_cpu().features)):
+        pytest.skip(f"this machine's CPU lacks {', '.join(missing)}")
+
+
+class Layers(nn.Module):
+    """Convolutions side by side, each with its own input (its own activation bits)."""
+
+    def __init__(self, cases: Sequence[dict]):
+        super().__init__()
+        self.cases = cases
+        for index, case in enumerate(cases):
+            for name in ("weight", "bias", "scale"):
+                self.register_buffer(f"{name}{index}", case[name])
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        outputs = []
+        for i in range(len(self.cases)):
+            case = self.cases[i]
+            x = haqnas.quantize(inputs[i], 1.0, 0, 0, act_range(case["act_bits"])[1])
+            weight, bias, scale = (getattr(self, f"{name}{i}") for name in ("weight", "bias", "scale"))
+            common = (x, weight, bias, scale, *case["window"], case["weight_bits"], case["act_bits"], case["zero_point"])
+            if case["is_float"]:
+                outputs.append(haqnas.qconv2d_dequantize(*common))
+            else:
+                outputs.append(haqnas.qconv2d(*common, *case["clamp"]))
+        return outputs
+
+
+
+def make_case(shape: tuple[int, ...], weight_bits: int, act_bits: int, kind: str, rng: np.random.Generator) -> dict:
+    inputs, outputs, height, width, kh, kw, stride, padding, dilation, groups = shape
+    low, high = weight_range(weight_bits)
+    act_max = act_range(act_bits)[1]
+    size = (outputs, inputs // groups, kh, kw)
+    if weight_bits == 1 or kind == "extreme":
+        weight = rng.choice([low, high], size)
+    else:
+        weight = rng.integers(low, high + 1, size)
+    x = rng.integers(0, act_max + 1, (1, inputs, height, width))
+    if kind == "extreme":
+        x = np.full_like(x, act_max)
+        x[..., ::2] = rng.choice([0, act_max])
+    spread = act_max * high * np.sqrt(inputs / groups * kh * kw)
+    return {
+        "x": x.astype(np.uint8),
+        "weight": torch.from_numpy(weight.astype(np.int8)),
+        "bias": torch.from_numpy(rng.integers(-spread, spread + 1, outputs).astype(np.int32)),
+        "scale": torch.from_numpy((rng.uniform(10, 200, outputs) / spread).astype(np.float32)),
+        "window": ([stride, stride], [padding, padding], [dilation, dilation], groups),
+        "weight_bits": weight_bits,
+        "act_bits": act_bits,
+        "zero_point": int(rng.choice([0, act_max, act_max // 2])),
+        "clamp": (int(rng.integers(0, 256)), int(rng.choice([0, 0, 9])), int(rng.choice([255, 255, 200]))),
+        "is_float": bool(rng.random() < 0.25),
+    }
+
+
+def forced(row: Kernel):
+    """Choose `row` wherever it accepts the layer."""
+
+    def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
+        return row if geometry.kind == row.kind and row.accepts(geometry) else select(geometry, isas)
+
+    return choose
+
+
+ROWS = [(row, name) for row in TABLE for name in PROFILES[row.isa]]
+
+
+@pytest.mark.parametrize(("row", "profile_name"), ROWS, ids=[f"{row.name}-{name}" for row, name in ROWS])
+def test_row_equals_the_reference(row, profile_name, tmp_path):
+    profile = profile_of(row, profile_name)
+    require_machine(profile)
+    rng = np.random.default_rng(17)
+    bits = itertools.cycle([(8, 8), (1, 2), (2, 4), (3, 8), (4, 4), (5, 8), (6, 6), (7, 3)])
+    cases = [
+        make_case(shape, *next(bits), kind, rng)
+        for kind, shape in itertools.product(("random", "extreme", "random"), SHAPES[row.kind])
+    ]
+    cases += [make_case(shape, 8, 8, "extreme", rng) for shape in SHAPES[row.kind]]
+    inputs = [torch.from_numpy(case["x"].astype(np.float32)) for case in cases]
+    module = _spelled_out(Layers(cases), len(cases))
+    graph = integer_graph(module, inputs)
+    expected = graph(*inputs)
+    program, outputs = run(graph, [case["x"] for case in cases], profile, tmp_path, forced(row))
+    assert any(layer.kernel.startswith(row.name) for layer in program.layers), "the row served no case"
+    for case, output, reference in zip(cases, outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, reference.numpy(), err_msg=f"{row.name} {case['window']}")
+
+
+def _spelled_out(layers: nn.Module, count: int) -> nn.Module:
+    """A module whose forward names its inputs x0, x1 ...: what symbolic tracing needs."""
+    names = ", ".join(f"x{i}" for i in range(count))
+    namespace: dict = {}
+    exec(f"def forward(self, {names}):\n    return self.layers({names})", namespace)
+    spelled = type("SpelledOut", (nn.Module,), {"forward": namespace["forward"]})()
+    spelled.layers = layers
+    return spelled
