@@ -49,6 +49,11 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
             f"a model's name becomes a C identifier (letters, digits, _), but got {program.name!r}; "
             "rename the model file"
         )
+    if program.name.lower().startswith("haqnas"):
+        raise ConfigurationError(
+            f"names that begin with haqnas belong to the runtime, but the model is named {program.name!r}; "
+            "rename the model file"
+        )
     name = program.name
     files = {
         f"{name}.h": _header(program),

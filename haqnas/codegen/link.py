@@ -127,8 +127,12 @@ def link_archive(
 ) -> Path:
     """Make the static library of model `name`; as `link_executable`."""
     with tempfile.TemporaryDirectory() as folder, _replacing(output) as made:
-        objects = [Path(folder) / f"{Path(source).stem}.o" for source in _library_sources(name)]
-        for source, built in zip(_library_sources(name), objects, strict=True):
+        # numbered, since a model may be named as a file of the runtime is
+        sources_of_objects = _library_sources(name)
+        objects = [
+            Path(folder) / f"{index}_{Path(source).stem}.o" for index, source in enumerate(sources_of_objects)
+        ]
+        for source, built in zip(sources_of_objects, objects, strict=True):
             _compile(linker, [*_COMPILE, "-fPIC", "-c", source], sources, built, timeout_s)
         # D: no dates and owners, so that the same input gives the same bytes
         members = [str(path) for path in (*objects, kernels.resolve())]
@@ -197,7 +201,8 @@ def _replacing(output: Path) -> Iterator[Path]:
 
 def _compile(linker: Linker, arguments: Sequence[str], folder: Path, output: Path, timeout_s: float) -> None:
     target = ["-target", linker.triple] if linker.is_zig else []
-    includes = ["-I.", f"-I{runtime_folder()}"]
+    # -iquote: the header of a model named `math` must not hide <math.h>
+    includes = ["-iquote", ".", "-iquote", str(runtime_folder())]
     _execute([*linker.command, *target, *includes, *arguments, "-o", str(output)], folder, timeout_s)
 
 

@@ -81,6 +81,12 @@ def test_a_name_that_is_no_identifier_is_refused(tmp_path: Path) -> None:
         emit_sources(dataclasses.replace(tiny_program(), name="my-model"), tmp_path, EXACT)
 
 
+@pytest.mark.parametrize("name", ["haqnas", "haqnas_runtime", "HAQNAS"])
+def test_a_name_of_the_runtime_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="belong to the runtime"):
+        emit_sources(tiny_program(name), tmp_path, EXACT)
+
+
 def test_an_unknown_cpu_feature_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"'avx10'; it knows .*dotprod"):
         emit_sources(tiny_program(required_cpu_features=("avx10",)), tmp_path, EXACT)

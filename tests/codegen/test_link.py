@@ -46,7 +46,7 @@ class Build:
 
     def executable(self, output: Path | None = None) -> Path:
         output = output or self.folder / "bin" / "tiny"
-        return link_executable(self.linker, "tiny", self.kernels, self.folder, output)
+        return link_executable(self.linker, self.program.name, self.kernels, self.folder, output)
 
 
 def build(folder: Path, triple: str = HOST, program: Program | None = None, cc: str | None = None) -> Build:
@@ -172,6 +172,15 @@ def test_executable_is_small_static_and_has_no_executable_stack(host: Build) -> 
 def test_equal_input_gives_equal_bytes(host: Build, tmp_path: Path) -> None:
     other = build(tmp_path)
     assert other.executable().read_bytes() == host.executable().read_bytes()
+
+
+@pytest.mark.parametrize("name", ["cpu", "main", "math"])
+def test_a_model_may_have_the_name_of_another_file(tmp_path: Path, name: str) -> None:
+    made = build(tmp_path, program=tiny_program(name))
+    run(made.executable(), "--golden")
+    archive = link_archive(made.linker, name, made.kernels, tmp_path, tmp_path / f"lib{name}.a")
+    members = run(sys.executable, "-m", "ziglang", "ar", "t", archive).stdout.split()
+    assert len(set(members)) == 4
 
 
 def test_a_compiler_of_the_user_links_too(tmp_path: Path) -> None:
