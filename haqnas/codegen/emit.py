@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from haqnas.codegen.literals import comma_separated, float_literal, int32_literal, string_literal
 from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.selftest import OutputSamples, SelfTest
 from haqnas.errors import ConfigurationError
@@ -68,34 +69,7 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
     return (*(folder / file for file in files), folder / "constants.bin")
 
 
-# Pieces of C ------------------------------------------------------------------------------------------------
-
-
-def _string(text: str) -> str:
-    """A C string literal; octal escapes end after three digits, so that no following character joins them."""
-    special = {ord('"'): '\\"', ord("\\"): "\\\\", ord("?"): "\\077"}  # ?: else ??/ is a trigraph
-    escaped = "".join(
-        special.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text.encode()
-    )
-    return f'"{escaped}"'
-
-
-def _float(value: float) -> str:
-    """A C literal of the float32 nearest to `value`; nine digits are enough to read it back."""
-    text = f"{float(np.float32(value)):.9g}"
-    if not re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", text):
-        raise ConfigurationError(f"scales and expected outputs must be finite, but got {value!r}")
-    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
-
-
-def _int32(value: int) -> str:
-    if not -(2**31) <= value < 2**31:
-        raise ValueError(f"a kernel's integer argument is an int32_t, but got {value}")
-    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
-
-
-def _join(values: Iterable[object]) -> str:
-    return ", ".join(str(value) for value in values)
+# Facts of tensors --------------------------------------------------------------------------------------------
 
 
 def inverse_scale(info: TensorInfo) -> float:
@@ -117,7 +91,7 @@ def _feature_set(program: Program) -> str:
     for feature in program.required_cpu_features:
         if feature not in known:
             raise ConfigurationError(
-                f"the runtime cannot check the CPU feature {feature!r}; it knows {_join(sorted(known))}"
+                f"the runtime cannot check the CPU feature {feature!r}; it knows {comma_separated(sorted(known))}"
             )
     return " | ".join(f"HAQNAS_CPU({known[f]})" for f in program.required_cpu_features) or "0"
 
@@ -127,15 +101,15 @@ def _feature_set(program: Program) -> str:
 
 def _tensor_macros(prefix: str, info: TensorInfo) -> str:
     quantized = f"""\
-#define {prefix}_SCALE {_float(info.scale)}
+#define {prefix}_SCALE {float_literal(info.scale)}
 #define {prefix}_ZERO_POINT {info.zero_point}
 #define {prefix}_QUANT_MAX {info.quant_max}
 """
     return f"""\
-#define {prefix}_NAME {_string(info.name)}
+#define {prefix}_NAME {string_literal(info.name)}
 #define {prefix}_TYPE {_C_TYPES[info.dtype]}
 #define {prefix}_RANK {len(info.shape)}
-#define {prefix}_SHAPE {{{_join(info.shape)}}}
+#define {prefix}_SHAPE {{{comma_separated(info.shape)}}}
 #define {prefix}_ELEMENTS {_element_count(info)}
 #define {prefix}_BYTES {info.size_bytes}
 {quantized if info.dtype == "uint8" else ""}"""
@@ -148,10 +122,10 @@ def _quantize_function(name: str, index: int, info: TensorInfo) -> str:
 static inline void {name}_quantize_input{index}(const float *real, uint8_t *quantized, size_t count) {{
   size_t i;
   for (i = 0; i < count; ++i) {{
-    float value = nearbyintf(real[i] * {_float(inverse_scale(info))});
-    if (!(value >= {_float(low)})) value = {_float(low)};
-    if (value > {_float(high)}) value = {_float(high)};
-    quantized[i] = (uint8_t)((int32_t)value + {_int32(info.zero_point)});
+    float value = nearbyintf(real[i] * {float_literal(inverse_scale(info))});
+    if (!(value >= {float_literal(low)})) value = {float_literal(low)};
+    if (value > {float_literal(high)}) value = {float_literal(high)};
+    quantized[i] = (uint8_t)((int32_t)value + {int32_literal(info.zero_point)});
   }}
 }}
 """
@@ -163,7 +137,7 @@ def _dequantize_function(name: str, index: int, info: TensorInfo) -> str:
 static inline void {name}_dequantize_output{index}(const uint8_t *quantized, float *real, size_t count) {{
   size_t i;
   for (i = 0; i < count; ++i)
-    real[i] = (float)((int32_t)quantized[i] - {_int32(info.zero_point)}) * {_float(info.scale)};
+    real[i] = (float)((int32_t)quantized[i] - {int32_literal(info.zero_point)}) * {float_literal(info.scale)};
 }}
 """
 
@@ -240,12 +214,12 @@ def _prototypes(calls: Iterable[Call]) -> list[str]:
         kind = tuple("int32_t" if isinstance(a, int) else "const void *" for a in call.arguments)
         if kinds.setdefault(call.symbol, kind) != kind:
             raise ValueError(f"{call.symbol} is called with arguments of different kinds")
-    return [f"void {symbol}({_join(kind) or 'void'});" for symbol, kind in kinds.items()]
+    return [f"void {symbol}({comma_separated(kind) or 'void'});" for symbol, kind in kinds.items()]
 
 
 def _argument(program: Program, argument: Pointer | int) -> str:
     if isinstance(argument, int):
-        return _int32(argument)
+        return int32_literal(argument)
     sizes = {
         Region.WORKSPACE: (program.workspace_bytes,),
         Region.CONSTANTS: (len(program.constants),),
@@ -260,7 +234,7 @@ def _argument(program: Program, argument: Pointer | int) -> str:
 
 def _call(program: Program, call: Call) -> str:
     comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
-    return f"  {call.symbol}({_join(_argument(program, a) for a in call.arguments)});{comment}"
+    return f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{comment}"
 
 
 def _checks(program: Program) -> str:
@@ -311,7 +285,7 @@ PUBLIC const char *{name}_error_message(int status) {{
     case HAQNAS_ERROR_ALIGNMENT:
       return "the workspace must be aligned to 64 bytes (aligned_alloc)";
     case HAQNAS_ERROR_CPU:
-      return {_string(_cpu_message(program))};
+      return {string_literal(_cpu_message(program))};
     case HAQNAS_ERROR_IO_ALIGNMENT:
       return "a float32 input or output must be aligned to 4 bytes";
     default:
@@ -322,7 +296,7 @@ PUBLIC const char *{name}_error_message(int status) {{
 
 
 def _cpu_message(program: Program) -> str:
-    needs = _join(program.required_cpu_features) or "nothing"
+    needs = comma_separated(program.required_cpu_features) or "nothing"
     return f"the CPU or its Linux lacks a feature that the model was compiled for; it needs {needs}"
 
 
@@ -375,11 +349,11 @@ def _info_json(program: Program) -> str:
 
 def _tensor_table(kind: str, infos: tuple[TensorInfo, ...]) -> str:
     shapes = [
-        f"static const int64_t {kind}{i}_shape[] = {{{_join(info.shape) or 0}}};"
+        f"static const int64_t {kind}{i}_shape[] = {{{comma_separated(info.shape) or 0}}};"
         for i, info in enumerate(infos)
     ]
     rows = [
-        f"    {{{_string(info.name)}, {_DTYPES[info.dtype]}, {len(info.shape)}, {kind}{i}_shape, "
+        f"    {{{string_literal(info.name)}, {_DTYPES[info.dtype]}, {len(info.shape)}, {kind}{i}_shape, "
         f"{info.size_bytes}, {info.quant_max}}},"
         for i, info in enumerate(infos)
     ]
@@ -388,11 +362,11 @@ def _tensor_table(kind: str, infos: tuple[TensorInfo, ...]) -> str:
 
 def _samples_table(samples: tuple[OutputSamples, ...]) -> str:
     values = [
-        f"static const float samples{i}[] = {{{_join(map(_float, sample.values)) or '0.0f'}}};"
+        f"static const float samples{i}[] = {{{comma_separated(map(float_literal, sample.values)) or '0.0f'}}};"
         for i, sample in enumerate(samples)
     ]
     rows = [
-        f"    {{{len(sample.values)}, samples{i}, {_float(sample.tolerance)}}},"
+        f"    {{{len(sample.values)}, samples{i}, {float_literal(sample.tolerance)}}},"
         for i, sample in enumerate(samples)
     ]
     return "\n".join([*values, "static const haqnas_samples samples[] = {", *rows, "};"])
@@ -416,8 +390,8 @@ def _description(program: Program, golden: SelfTest) -> str:
 extern const haqnas_model {name}_model;
 const haqnas_model {name}_model = {{
     .name = "{name}",
-    .version = {_string(version("haqnas"))},
-    .info_json = {_string(_info_json(program))},
+    .version = {string_literal(version("haqnas"))},
+    .info_json = {string_literal(_info_json(program))},
     .input_count = {len(program.inputs)},
     .output_count = {len(program.outputs)},
     .inputs = inputs,
