@@ -1,6 +1,7 @@
 """Calibration: what activations look like on a few batches, and the scales and zero points that follow."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from haqnas.errors import ConfigurationError, UnsupportedModelError
 from haqnas.quantspec import act_range
+from haqnas.rewrite.fixed_point import integer_bias
 from haqnas.rewrite.kinds import LAYER_TYPES, is_layer, tensor_inputs
 from haqnas.rewrite.quantize import (
     correct_bias,
@@ -17,6 +19,8 @@ from haqnas.rewrite.quantize import (
     is_quantizer,
     layer_names,
     quantizer_bits,
+    read_act_quant,
+    read_integer_weight,
     set_range,
     shape_options,
 )
@@ -44,6 +48,7 @@ def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
     with correct_bias(calibrated):
         for batch in batches:
             calibrated(*batch)
+    _round_biases(calibrated)
     num_outputs = len(_outputs(calibrated))
     calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
     return calibrated
@@ -104,6 +109,24 @@ def _with_plain_layers(graph: GraphModule) -> GraphModule:
         replacement.bias = layer.bias  # type: ignore[assignment]
         plain.set_submodule(name, replacement)
     return plain
+
+
+def _round_biases(graph: GraphModule) -> None:
+    """Give layers the biases that they will have as integers: with few bits, half a unit of the accumulator shows."""
+    nodes = [node for node in graph.graph.nodes if is_layer(graph, node)]
+    calls = Counter(str(node.target) for node in nodes)
+    for node in nodes:
+        layer = graph.get_submodule(str(node.target))
+        if layer.bias is not None and calls[str(node.target)] == 1:  # a shared layer has one bias per input scale
+            quant = read_act_quant(graph.get_submodule(str(_quantizer_before(graph, node).target)))
+            unit = read_integer_weight(layer).scale.to(torch.float64) * quant.scale
+            layer.bias.data = (integer_bias(layer.bias, unit) * unit).to(torch.float32)  # type: ignore[arg-type]
+
+
+def _quantizer_before(graph: GraphModule, node: Node) -> Node:
+    while not is_quantizer(graph, node):
+        node = tensor_inputs(node)[0]
+    return node
 
 
 def _outputs(graph: GraphModule) -> tuple[Node, ...]:
