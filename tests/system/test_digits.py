@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import haqnas
@@ -131,28 +132,28 @@ def test_same_command_again_returns_at_once(compiled):
     assert (directory / "manifest.json").stat().st_mtime_ns == before
 
 
+def build_with_library(source: str, directory: Path, program: Path) -> None:
+    program.with_suffix(".c").write_text(source)
+    library = [f"-I{directory / 'include'}", str(directory / "lib" / "libdigits.a"), "-lm", "-lpthread"]
+    zig = [sys.executable, "-m", "ziglang", "cc", "-Wall", "-Werror", "-O1"]
+    command = [*zig, str(program.with_suffix(".c")), *library, "-o", str(program)]
+    subprocess.run(command, check=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_two_threads_share_one_library(compiled, tmp_path):
-    directory = compiled("host")
-    (tmp_path / "main.c").write_text(THREADED_C)
-    program = tmp_path / "threads"
-    library = [f"-I{directory / 'include'}", str(directory / "lib" / "libdigits.a")]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "-O1",
-            str(tmp_path / "main.c"),
-            *library,
-            "-lm",
-            "-lpthread",
-            "-o",
-            str(program),
-        ],
-        check=True,
-        timeout=300,
-    )
-    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
+    build_with_library(THREADED_C, compiled("host"), tmp_path / "threads")
+    result = subprocess.run([tmp_path / "threads"], capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stdout) == (0, "1\n")
+
+
+@pytest.mark.slow
+def test_c_program_of_the_documentation_equals_python(compiled, tmp_path):
+    page = (REPOSITORY / "docs" / "artefact.md").read_text()
+    source = page.partition("```c\n")[2].partition("```")[0]
+    build_with_library(source, compiled("host"), tmp_path / "documented")
+    result = subprocess.run(
+        [tmp_path / "documented"], capture_output=True, text=True, timeout=120, check=False
+    )
+    (logits,) = haqnas.load(compiled("host")).run(np.zeros((1, 1, 8, 8), np.float32))
+    assert (result.returncode, result.stdout) == (0, f"{logits[0, 0]:g}\n")
