@@ -59,9 +59,12 @@ SHAPES = {
 }
 
 
+def shipped_profile(name: str) -> HardwareProfile:
+    return load_profile(Path(str(resources.files("haqnas.hw_profiles") / f"{name}.toml")))
+
+
 def profile_of(row: Kernel, name: str) -> HardwareProfile:
-    shipped = load_profile(Path(str(resources.files("haqnas.hw_profiles") / f"{name}.toml")))
-    return dataclasses.replace(shipped, isas=() if row.isa == "portable" else (row.isa,))
+    return dataclasses.replace(shipped_profile(name), isas=() if row.isa == "portable" else (row.isa,))
 
 
 def require_machine(profile: HardwareProfile) -> None:
