@@ -34,9 +34,7 @@ def adaptive_windows(size: int, count: int) -> list[Window]:
     return [(first, last, last - first) for first, last in bounds]
 
 
-def average_factors(
-    rows: Sequence[Window], columns: Sequence[Window], scale: float
-) -> Tensor:
+def average_factors(rows: Sequence[Window], columns: Sequence[Window], scale: float) -> Tensor:
     """float32 (oh, ow): scale / number of elements of each window; what the window's sum is multiplied by."""
     divisors = torch.tensor([[r[2] * c[2] for c in columns] for r in rows], dtype=torch.float64)
     return (scale / divisors).to(torch.float32)
