@@ -43,6 +43,13 @@ def group() -> None:
 )
 @click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
 @device_option
+@click.option(
+    "--val-samples",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Samples of val_data that top-1 is read on; 0: all.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
 @json_option
@@ -55,6 +62,7 @@ def compile_command(
     formats: str,
     cc: str | None,
     device: str | None,
+    val_samples: int,
     seed: int,
     fresh: bool,
     is_json: bool,
@@ -76,6 +84,7 @@ def compile_command(
             formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
             cc=cc,
             device=device,
+            val_samples=val_samples or None,
             fresh=fresh,
             progress=progress,
         )

@@ -1,8 +1,10 @@
 """Progress of a compilation on stderr: a bar where there is a terminal, else one plain line a stage."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,7 +27,7 @@ def show_progress(is_quiet: bool) -> Iterator["Callable[[Progress], None] | None
                 task, total=step.total, completed=step.index, description=step.stage, note=step.note
             )
     else:
-        yield _print_line
+        yield _LinePrinter(time.monotonic())
 
 
 def _bar() -> Bar:
@@ -41,7 +43,18 @@ def _bar() -> Bar:
     )
 
 
-def _print_line(step: "Progress") -> None:
-    number = min(step.index + 1, step.total)
-    note = f": {step.note}" if step.note else ""
-    print(f"haqnas: [{number}/{step.total}] {step.stage}{note}", file=sys.stderr, flush=True)
+@dataclass(frozen=True, slots=True)
+class _LinePrinter:
+    """Prints a line per stage, with the seconds since the start."""
+
+    start_s: float
+
+    def __call__(self, step: "Progress") -> None:
+        number = min(step.index + 1, step.total)
+        elapsed_s = time.monotonic() - self.start_s
+        note = f": {step.note}" if step.note else ""
+        print(
+            f"haqnas: [{number}/{step.total}] {elapsed_s:.1f} s: {step.stage}{note}",
+            file=sys.stderr,
+            flush=True,
+        )

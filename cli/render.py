@@ -59,7 +59,9 @@ def describe_accuracy(accuracy: "Accuracy | None") -> str:
     """One line that says what was scored on what."""
     if accuracy is None:
         return "not scored"
-    on = f"{accuracy.num_samples} samples of {accuracy.data}"
+    is_part = accuracy.num_samples < accuracy.num_available
+    counted = f"{accuracy.num_samples} of {accuracy.num_available}" if is_part else f"{accuracy.num_samples}"
+    on = f"{counted} samples of {accuracy.data}"
     if accuracy.float_model is None:
         return f"{accuracy.simulated:.2%} agreement with the float model on {on} (no val_data was given)"
     if accuracy.metric == "top-1":

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
 from haqnas.errors import HaqnasError
-from haqnas.evaluate import Batches, Evaluate, dataset_length, probe_inputs
+from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
 from haqnas.graph.layers import list_layers
 from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
@@ -22,10 +22,11 @@ from haqnas.options import Options, c_name, check_options, split_model
 from haqnas.products import link_and_save
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
 from haqnas.space.policy import Policy
-from haqnas.stages import calibration_batches, run_stages
+from haqnas.stages import Samples, calibration_samples, run_stages
 
 __all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
 
+VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 STAGES = ("trace", "quantize", "score", "lower", "build", "link", "check", "save")
 
 
@@ -50,6 +51,7 @@ def compile(
     calibration_data: Dataset[Any] | None = None,
     val_data: Dataset[Any] | None = None,
     evaluate: Evaluate | None = None,
+    val_samples: int | None = VAL_SAMPLES,
     name: str = "model",
     seed: int = 0,
     formats: Sequence[str] = ("exe", "a"),
@@ -62,7 +64,8 @@ def compile(
 
     `example_inputs` have batch 1; data are Datasets of (input without batch dimension, label). Calibration reads
     `calibration_data`, else `train_data`, else synthetic inputs. Accuracy is read on `val_data` by `evaluate(model,
-    data)` or top-1, else as agreement with the float model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
+    data)`, or as top-1 of `val_samples` of its samples, evenly spaced (None: all), else as agreement with the float
+    model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
     policy.json, or a Policy. `cc` names another C compiler than zig's, `device` another device than the default.
     The same call again goes on where it stopped, and returns at once where all is done; `fresh` starts anew.
 
@@ -75,17 +78,15 @@ def compile(
         report("trace", "")
         canonical = normalise(trace(model, example_inputs))
         options.policy.check_layers([layer.name for layer in list_layers(canonical)])
-        batches, source = calibration_batches(
-            canonical, example_inputs, {"calibration_data": calibration_data, "train_data": train_data}, seed
-        )
+        judges = Judges(val_data, evaluate, val_samples)
+        given = {"calibration_data": calibration_data, "train_data": train_data}
+        samples = calibration_samples(model, example_inputs, given, seed)
         versions = read_versions()
-        request = _hash(options, canonical, batches, source, val_data, example_inputs, evaluate, versions)
+        request = _hash(options, canonical, samples, judges, example_inputs, versions)
         finished = None if fresh else _find_finished(directory, request)
         if finished is None:
             work = stage_folder(state, request, fresh)
-            compiled = run_stages(
-                options, model, canonical, batches, source, (val_data, evaluate), work, report
-            )
+            compiled = run_stages(options, model, canonical, samples, judges, work, report)
             finished = link_and_save(options, compiled, canonical, work, directory, versions, request, report)
         shutil.rmtree(state)
     report.done(f"{directory}")
@@ -102,6 +103,7 @@ def compile_file(
     formats: Sequence[str] = ("exe", "a"),
     cc: str | None = None,
     device: str | None = None,
+    val_samples: int | None = VAL_SAMPLES,
     fresh: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Artifact:
@@ -130,6 +132,7 @@ def compile_file(
         bits=bits,
         **data,
         evaluate=loaded.evaluate,
+        val_samples=val_samples,
         name=name,
         seed=seed,
         formats=formats,
@@ -158,13 +161,12 @@ class _Reporter:
 def _hash(
     options: Options,
     canonical: GraphModule,
-    batches: Batches,
-    source: str,
-    val_data: Dataset[Any] | None,
+    samples: Samples,
+    judges: Judges,
     example_inputs: tuple[Tensor, ...],
-    evaluate: Evaluate | None,
     versions: dict[str, str],
 ) -> str:
+    val_data, evaluate = judges.val_data, judges.evaluate
     settings = {
         "profile": asdict(options.profile),
         "policy": options.policy.to_json(),
@@ -173,14 +175,17 @@ def _hash(
         "seed": options.seed,
         "cc": options.cc,
         "device": options.device.uri if options.device else None,
-        "source": source,
+        "source": samples.source,
+        "val_samples": judges.num_samples,
         "val_length": None if val_data is None else dataset_length(val_data, "val_data"),
         "evaluate": None if evaluate is None else getattr(evaluate, "__qualname__", "callable"),
         "versions": versions,
     }
     # All of a large test set would take longer to read than the rest of a resumed run: some of it stands for it.
     scored = () if val_data is None else probe_inputs(val_data, "val_data", example_inputs)
-    return hash_request(canonical, batches, scored, settings)
+    # Synthetic inputs follow from the model, the example inputs and the seed, and take seconds to make.
+    calibrated = [part for batch in samples.given for part in batch] or example_inputs
+    return hash_request(canonical, [*calibrated, *scored], settings)
 
 
 def _find_finished(directory: Path, request: str) -> Artifact | None:

@@ -7,12 +7,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from haqnas.errors import ConfigurationError
 from haqnas.train.score import score_agreement, score_top1
 
-SCORE_BATCH_SIZE = 250
+SCORE_BATCH_SIZE = 100
 CALIBRATION_BATCH_SIZE = 32
 MAX_CALIBRATION_SAMPLES = 512
 MIN_CALIBRATION_SAMPLES = 32
@@ -30,8 +30,18 @@ class Accuracy:
     metric: str  # "top-1", "evaluate" (the user's own), "agreement" (share of inputs with the float model's class)
     float_model: float | None  # None for agreement: it is the reference
     simulated: float
-    num_samples: int
+    num_samples: int  # that were scored
+    num_available: int  # in the data
     data: str  # "val_data", "calibration_data", "train_data" or "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """What accuracy is read on: the user's held-out data and function, where there are any."""
+
+    val_data: Dataset[Any] | None
+    evaluate: Evaluate | None
+    num_samples: int | None  # evenly spaced, of val_data, for top-1; None: all
 
 
 def sample_batches(
@@ -106,23 +116,24 @@ def probe_inputs(data: Dataset[Any], name: str, example_inputs: tuple[Tensor, ..
 def score_accuracy(
     float_model: nn.Module,
     integer_graph: nn.Module,
-    val_data: Dataset[Any] | None,
-    evaluate: Evaluate | None,
+    judges: Judges,
     batches: Batches,
     batches_source: str,
 ) -> Accuracy:
     """Score on `val_data` where there is some, else by agreement on `batches`."""
-    if val_data is None:
+    models = (float_model, integer_graph)
+    if judges.val_data is None:
         num_samples = sum(int(batch[0].shape[0]) for batch in batches)
         agreement = score_agreement(integer_graph, float_model, batches)
-        return Accuracy("agreement", None, agreement, num_samples, batches_source)
-    num_samples = dataset_length(val_data, "val_data")
-    models = (float_model, integer_graph)
-    if evaluate is not None:
-        float_score, simulated = (_checked(evaluate(model, val_data)) for model in models)
-        return Accuracy("evaluate", float_score, simulated, num_samples, "val_data")
-    float_score, simulated = (score_top1(model, val_data, SCORE_BATCH_SIZE) for model in models)
-    return Accuracy("top-1", float_score, simulated, num_samples, "val_data")
+        return Accuracy("agreement", None, agreement, num_samples, num_samples, batches_source)
+    available = dataset_length(judges.val_data, "val_data")
+    if judges.evaluate is not None:
+        float_score, simulated = (_checked(judges.evaluate(model, judges.val_data)) for model in models)
+        return Accuracy("evaluate", float_score, simulated, available, available, "val_data")
+    wanted = available if judges.num_samples is None else min(judges.num_samples, available)
+    chosen = Subset(judges.val_data, [index * available // wanted for index in range(wanted)])
+    float_score, simulated = (score_top1(model, chosen, SCORE_BATCH_SIZE) for model in models)
+    return Accuracy("top-1", float_score, simulated, wanted, available, "val_data")
 
 
 def _checked(score: Any) -> float:

@@ -49,12 +49,7 @@ def _kernel_sources(package_folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.suffix in {".py", ".c", ".h", ".S", ".inc"}]
 
 
-def hash_request(
-    graph: GraphModule,
-    batches: Sequence[tuple[Tensor, ...]],
-    scored: Sequence[Tensor],
-    options: Mapping[str, Any],
-) -> str:
+def hash_request(graph: GraphModule, data: Sequence[Tensor], options: Mapping[str, Any]) -> str:
     """sha256 of the network with its weights, the data and the options (JSON values)."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
     digest.update(str(graph.graph).encode())
@@ -62,7 +57,7 @@ def hash_request(
     for name, tensor in sorted(graph.state_dict().items()):
         digest.update(name.encode())
         _update(digest, tensor)
-    for tensor in [*(part for batch in batches for part in batch), *scored]:
+    for tensor in data:
         _update(digest, tensor)
     return digest.hexdigest()
 

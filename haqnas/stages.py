@@ -16,7 +16,7 @@ from haqnas.codegen.lower import lower
 from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.devices.records import RawArray, quantize_inputs
-from haqnas.evaluate import Accuracy, Batches, Evaluate, sample_batches, score_accuracy
+from haqnas.evaluate import Accuracy, Batches, Judges, sample_batches, score_accuracy
 from haqnas.options import Options
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
@@ -43,27 +43,36 @@ class Compiled:
     golden_outputs: tuple[RawArray, ...]
 
 
-def calibration_batches(
-    canonical: GraphModule,
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Inputs to calibrate on: `given` ones, else what `make` makes up."""
+
+    source: str  # "calibration_data", "train_data", "synthetic"
+    given: Batches
+    make: Callable[[], Batches] | None
+
+
+def calibration_samples(
+    model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     data: Mapping[str, Dataset[Any] | None],
     seed: int,
-) -> tuple[Batches, str]:
-    """Inputs to calibrate on, and the name of where they come from: the first of `data` that is there."""
+) -> Samples:
+    """Samples of the first of `data` that is there; raises ConfigurationError for data that does not fit."""
     rng = np.random.default_rng(seed)
     for source, dataset in data.items():
         if dataset is not None:
-            return sample_batches(dataset, source, example_inputs, rng), source
-    return synthetic_batches(canonical, example_inputs, rng, SYNTHETIC_SAMPLES), "synthetic"
+            batches = sample_batches(dataset, source, example_inputs, rng)
+            return Samples(source, batches, None)
+    return Samples("synthetic", (), lambda: synthetic_batches(model, example_inputs, rng, SYNTHETIC_SAMPLES))
 
 
 def run_stages(
     options: Options,
     model: nn.Module,
     canonical: GraphModule,
-    batches: Batches,
-    source: str,
-    judged: tuple[Dataset[Any] | None, Evaluate | None],
+    samples: Samples,
+    judges: Judges,
     work: Path,
     report: Report,
 ) -> Compiled:
@@ -71,11 +80,12 @@ def run_stages(
 
     Raises UnsupportedModelError, ConfigurationError for data that does not fit.
     """
-    report("quantize", f"{options.policy.default}, calibrated on {source}")
+    report("quantize", f"{options.policy.default}, calibrated on {samples.source}")
+    batches = samples.make() if samples.make is not None else samples.given
     graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, options.policy), batches)))
     report("score", "float model and integer graph")
     accuracy = _kept_accuracy(
-        work / "accuracy.json", lambda: score_accuracy(model.eval(), graph, *judged, batches, source)
+        work / "accuracy.json", lambda: score_accuracy(model.eval(), graph, judges, batches, samples.source)
     )
     report("lower", f"for {options.profile.name}")
     program = lower(graph, options.profile, options.name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def test_compile_prints_one_object_and_progress_on_stderr(
     assert document["artifact"] == str(directory)
     assert document["accuracy"]["metric"] == "top-1"
     assert document["latency"]["kind"] == "measured"
-    assert "haqnas: [1/8] trace" in result.stderr
+    assert re.search(r"haqnas: \[1/8\] [\d.]+ s: trace", result.stderr)
     assert sorted(path.name for path in directory.iterdir()) == [
         "bin",
         "golden",
@@ -84,7 +85,7 @@ def test_same_command_again_returns_the_same_artefact_at_once(
     before = (directory / "manifest.json").stat().st_mtime_ns
     result = haqnas("compile", model, "-o", directory)
     assert result.returncode == 0, result.stderr
-    assert "] link" not in result.stderr
+    assert ": link" not in result.stderr
     assert (directory / "manifest.json").stat().st_mtime_ns == before
 
 
