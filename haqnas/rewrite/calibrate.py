@@ -15,6 +15,7 @@ from haqnas.rewrite.fixed_point import integer_bias
 from haqnas.rewrite.kinds import LAYER_TYPES, is_layer, tensor_inputs
 from haqnas.rewrite.quantize import (
     correct_bias,
+    corrected_layers,
     dequantized_weight,
     is_quantizer,
     layer_names,
@@ -27,6 +28,8 @@ from haqnas.rewrite.quantize import (
 from haqnas.rewrite.ranges import Histogram, choose_range, merge, observe
 
 Batch = tuple[Tensor, ...]
+
+MIN_CORRECTION_SAMPLES = 8  # the mean error of fewer says more about the samples than about the layer
 
 
 def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
@@ -45,9 +48,10 @@ def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
         if name in seen:
             chosen = choose_range(seen[name], quantizer_bits(module))
             set_range(module, chosen.scale, chosen.zero_point)
-    with correct_bias(calibrated):
-        for batch in batches:
-            calibrated(*batch)
+    if corrected_layers(calibrated) and sum(batch[0].shape[0] for batch in batches) >= MIN_CORRECTION_SAMPLES:
+        with correct_bias(calibrated):
+            for batch in batches:
+                calibrated(*batch)
     _round_biases(calibrated)
     num_outputs = len(_outputs(calibrated))
     calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
@@ -76,9 +80,9 @@ class _Observer(Interpreter):
         return super().output(target, args, kwargs)
 
     def _note(self, key: str, source: Node, values: Tensor) -> None:
-        if not torch.isfinite(values).all():
-            raise UnsupportedModelError(_not_finite(self.graph_module, source))
         counted = observe(values)
+        if not counted.is_finite:
+            raise UnsupportedModelError(_not_finite(self.graph_module, source))
         self.seen[key] = merge(self.seen[key], counted) if key in self.seen else counted
 
 
@@ -117,7 +121,9 @@ def _round_biases(graph: GraphModule) -> None:
     calls = Counter(str(node.target) for node in nodes)
     for node in nodes:
         layer = graph.get_submodule(str(node.target))
-        if layer.bias is not None and calls[str(node.target)] == 1:  # a shared layer has one bias per input scale
+        if (
+            layer.bias is not None and calls[str(node.target)] == 1
+        ):  # a shared layer has one bias per input scale
             quant = read_act_quant(graph.get_submodule(str(_quantizer_before(graph, node).target)))
             unit = read_integer_weight(layer).scale.to(torch.float64) * quant.scale
             layer.bias.data = (integer_bias(layer.bias, unit) * unit).to(torch.float32)  # type: ignore[arg-type]

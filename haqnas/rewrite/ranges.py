@@ -31,6 +31,10 @@ class Histogram:
     def limit(self) -> float:
         return 2.0**self.exponent
 
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.greatest - self.least)
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -41,8 +45,10 @@ class Range:
 
 
 def observe(values: Tensor) -> Histogram:
-    """Histogram of a finite float tensor of any shape."""
+    """Histogram of a float tensor of any shape; one with NaN or infinity has such extremes and no counts."""
     least, greatest = (float(extreme) for extreme in torch.aminmax(values))
+    if not math.isfinite(greatest - least):
+        return Histogram(least, greatest, SMALLEST_EXPONENT, torch.zeros(2 * HALF_BINS, dtype=torch.float64))
     largest = max(abs(least), abs(greatest))
     exponent = max(math.frexp(largest)[1], SMALLEST_EXPONENT)
     limit = 2.0**exponent

@@ -5,7 +5,7 @@ variance, so inputs under which they do look like real data to the network. With
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,8 +19,10 @@ Batch = tuple[Tensor, ...]
 
 BATCH_SIZE = 16
 GREATEST_NUM_STEPS = 24
+LEAST_NUM_STEPS = 6
 LEARNING_RATE = 0.1
-BUDGET_FLOPS = 4e11  # of all optimisation steps: a few seconds on two cores
+BUDGET_FLOPS = 3e11  # of all optimisation steps: about ten seconds on two cores
+VARIATION = 0.1  # noise, in deviations, on shifted copies of fitted inputs
 BACKWARD_FACTOR = 3  # a step costs about three forwards
 SMOOTHNESS = 0.7  # share of low frequencies in image noise: neighbouring pixels of real images are alike
 VARIANCE_FLOOR = 1e-5
@@ -29,19 +31,38 @@ VARIANCE_FLOOR = 1e-5
 def synthetic_batches(
     model: nn.Module, example_inputs: Batch, rng: np.random.Generator, count: int
 ) -> tuple[Batch, ...]:
-    """`count` inputs in batches of 16, (n, ...) each, for `model`, which stays unchanged.
+    """`count` inputs in batches of up to 16, (n, ...) each, for `model`, which stays unchanged.
 
     `model` may be the user's module or a canonical graph; only one that still has batch norms is fitted. Takes
-    seconds: the number of steps follows from the network's cost, so it is the same on every machine.
+    seconds: the network's cost decides how many inputs are fitted, and in how many steps, so the result is the same
+    on every machine. Where these are fewer than `count`, the others are shifted copies of them with some noise.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    sizes = [min(BATCH_SIZE, count - start) for start in range(0, count, BATCH_SIZE)]
-    batches = [tuple(_noise(example, size, generator) for example in example_inputs) for size in sizes]
-    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
-        return tuple(batches)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return _split(tuple(_noise(example, count, generator) for example in example_inputs))
     fitted = copy.deepcopy(model).eval().requires_grad_(False)
-    num_steps = _num_steps(fitted, batches)
-    return tuple(_fit(fitted, batch, num_steps) for batch in batches)
+    num_fitted, num_steps = _effort(fitted, example_inputs, count)
+    start = tuple(_noise(example, num_fitted, generator) for example in example_inputs)
+    batches = [_fit(fitted, batch, num_steps) for batch in _split(start)]
+    found = tuple(torch.cat(column) for column in zip(*batches, strict=True))
+    return _split(tuple(_varied(part, count, generator) for part in found))
+
+
+def _split(inputs: Batch) -> tuple[Batch, ...]:
+    return tuple(zip(*(part.split(BATCH_SIZE) for part in inputs), strict=True))
+
+
+def _varied(fitted: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The fitted inputs, then shifted copies of them up to `count`."""
+    copies = [fitted]
+    while sum(len(part) for part in copies) < count:
+        dims = tuple(range(2, fitted.ndim))
+        shifts = [int(torch.randint(fitted.shape[dim], (), generator=generator)) for dim in dims]
+        moved = torch.roll(fitted, shifts, dims) if dims else fitted
+        noise = torch.randn(fitted.shape, generator=generator)
+        copies.append(moved + VARIATION * fitted.std() * noise if fitted.is_floating_point() else moved)
+    return torch.cat(copies)[:count]
 
 
 def _noise(example: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -59,17 +80,16 @@ def _noise(example: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return float(example.mean()) + (deviation or 1.0) * noise
 
 
-def _num_steps(model: nn.Module, batches: Sequence[Batch]) -> int:
+def _effort(model: nn.Module, example_inputs: Batch, count: int) -> tuple[int, int]:
+    """How many inputs to fit, and in how many steps."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*(part[:1] for part in batches[0]))
-    samples = sum(batch[0].shape[0] for batch in batches)
-    cost = max(counter.get_total_flops(), 1) * samples * BACKWARD_FACTOR
-    return int(min(GREATEST_NUM_STEPS, BUDGET_FLOPS // cost))
+        model(*example_inputs)
+    affordable = BUDGET_FLOPS / (max(counter.get_total_flops(), 1) * BACKWARD_FACTOR)  # steps of one input
+    num_fitted = int(min(max(affordable // LEAST_NUM_STEPS, 1), count))
+    return num_fitted, int(min(max(affordable // num_fitted, LEAST_NUM_STEPS), GREATEST_NUM_STEPS))
 
 
 def _fit(model: nn.Module, batch: Batch, num_steps: int) -> Batch:
-    if num_steps == 0:
-        return batch
     inputs = [part.clone().requires_grad_(part.is_floating_point()) for part in batch]
     optimizer = torch.optim.Adam([part for part in inputs if part.requires_grad], LEARNING_RATE)
     for _ in range(num_steps):
