@@ -232,9 +232,10 @@ def _argument(program: Program, argument: Pointer | int) -> str:
     return f"{base} + {argument.offset_bytes}" if argument.offset_bytes else base
 
 
-def _call(program: Program, call: Call) -> str:
+def _call(program: Program, index: int, call: Call) -> str:
     comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
-    return f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{comment}"
+    mark = f" if (mark) mark(context, {index});"
+    return f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{mark}{comment}"
 
 
 def _checks(program: Program) -> str:
@@ -265,15 +266,21 @@ extern __attribute__((visibility("hidden"))) const unsigned char {name}_constant
 
 #define PUBLIC __attribute__((visibility("default")))
 
-PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+/* `mark` is told after each call; null costs a comparison. */
+__attribute__((visibility("hidden"))) int {name}_run_marked(const void *const *inputs, void *const *outputs,
+                                                            void *workspace, haqnas_mark mark, void *context) {{
 {_checks(program)}
   if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;
   if (haqnas_cpu_missing({_feature_set(program)})) return HAQNAS_ERROR_CPU;
   unsigned char *const work = workspace;
   const unsigned char *const constants = {name}_constants;
-  (void)work, (void)constants;
-{chr(10).join(_call(program, call) for call in program.calls)}
+  (void)work, (void)constants, (void)mark, (void)context;
+{chr(10).join(_call(program, index, call) for index, call in enumerate(program.calls))}
   return HAQNAS_OK;
+}}
+
+PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+  return {name}_run_marked(inputs, outputs, workspace, NULL, NULL);
 }}
 
 PUBLIC const char *{name}_error_message(int status) {{
@@ -388,6 +395,9 @@ def _description(program: Program, golden: SelfTest) -> str:
 {"" if is_hashed else _samples_table(golden.samples)}
 
 extern const haqnas_model {name}_model;
+int {name}_run_marked(const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark,
+                      void *context);
+
 const haqnas_model {name}_model = {{
     .name = "{name}",
     .version = {string_literal(version("haqnas"))},
@@ -398,7 +408,9 @@ const haqnas_model {name}_model = {{
     .outputs = outputs,
     .workspace_bytes = {_workspace_bytes(program)},
     .required_cpu_features = {_feature_set(program)},
+    .call_count = {len(program.calls)},
     .run = {name}_run,
+    .run_marked = {name}_run_marked,
     .error_message = {name}_error_message,
     .output_hash = UINT64_C({golden.output_hash or 0}),
     .samples = {"NULL" if is_hashed else "samples"},

@@ -1,4 +1,5 @@
-/* --bench N: time runs, each for itself, and print them as JSON. */
+/* --bench N: time runs, each for itself, and print them as JSON. --layers N: the same for each
+ * call. */
 #define _GNU_SOURCE /* POSIX calls under -std=c11 */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,6 +45,10 @@ static void put_field(text* out, const char* name, uint64_t value) {
   put_count(out, value);
 }
 
+static uint64_t median(const uint64_t* sorted, size_t count) {
+  return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+}
+
 static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count) {
   memcpy(sorted_ns, times_ns, count * sizeof *sorted_ns);
   sort(sorted_ns, count);
@@ -53,7 +58,7 @@ static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count
   put(&out, "\"");
   put_field(&out, "count", count);
   put_field(&out, "warm_up_count", WARM_UP_RUNS);
-  put_field(&out, "median_ns", (sorted_ns[(count - 1) / 2] + sorted_ns[count / 2]) / 2);
+  put_field(&out, "median_ns", median(sorted_ns, count));
   put_field(&out, "min_ns", sorted_ns[0]);
   put_field(&out, "max_ns", sorted_ns[count - 1]);
   put(&out, ", \"times_ns\": [");
@@ -65,13 +70,22 @@ static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count
   return end_output(&out);
 }
 
-int run_bench(const char* runs) {
+/* 0 where `runs` is no number of runs. */
+static long read_count(const char* runs) {
   char* end = NULL;
   errno = 0;
   const long count = runs ? strtol(runs, &end, 10) : 0;
-  if (!runs || end == runs || *end || errno || count < 1 || count > MAX_RUNS)
-    return fail_usage("--bench takes a number of runs from 1 to 10000000, but got ",
-                      runs ? runs : "nothing");
+  return !runs || end == runs || *end || errno || count < 1 || count > MAX_RUNS ? 0 : count;
+}
+
+static int fail_runs(const char* runs) {
+  return fail_usage("--bench and --layers take a number of runs from 1 to 10000000, but got ",
+                    runs ? runs : "nothing");
+}
+
+int run_bench(const char* runs) {
+  const long count = read_count(runs);
+  if (!count) return fail_runs(runs);
   buffers memory = {0};
   int failure = prepare_made_up(&memory);
   uint64_t* times_ns = malloc((size_t)count * sizeof *times_ns * 2);
@@ -84,6 +98,56 @@ int run_bench(const char* runs) {
     times_ns[i] = now_ns() - start_ns;
   }
   if (!failure) failure = put_times(times_ns, times_ns + count, (size_t)count);
+  free(times_ns);
+  release_buffers(&memory);
+  return failure;
+}
+
+/* Where the time of each call of the run in progress goes. */
+typedef struct {
+  uint64_t last_ns;
+  uint64_t* times_ns; /* of this run: one per call, `stride` apart */
+  size_t stride;
+} stopwatch;
+
+static void stop(void* context, int call) {
+  stopwatch* watch = context;
+  const uint64_t now = now_ns();
+  watch->times_ns[(size_t)call * watch->stride] = now - watch->last_ns;
+  watch->last_ns = now_ns(); /* read again: the clock's own cost belongs to no call */
+}
+
+int run_layers(const char* runs) {
+  const long count = read_count(runs);
+  if (!count) return fail_runs(runs);
+  const size_t calls = (size_t)HAQNAS_MODEL.call_count, stride = (size_t)count;
+  buffers memory = {0};
+  int failure = prepare_made_up(&memory);
+  uint64_t* times_ns = malloc((calls * stride + 1) * sizeof *times_ns);
+  if (!failure && !times_ns)
+    failure = fail(EXIT_DEVICE, "not enough memory for the times; take fewer runs", "", "");
+  for (int i = 0; i < WARM_UP_RUNS && !failure; ++i) failure = run_once(&memory);
+  for (long i = 0; i < count && !failure; ++i) {
+    stopwatch watch = {now_ns(), times_ns + i, stride};
+    if (HAQNAS_MODEL.run_marked((const void* const*)memory.inputs, memory.outputs, memory.workspace,
+                                stop, &watch))
+      failure = fail(EXIT_DEVICE, "the model does not run", "", "");
+  }
+  if (!failure) {
+    text out = {.fd = STDOUT_FILENO};
+    put(&out, "{\"model\": \"");
+    put(&out, HAQNAS_MODEL.name);
+    put(&out, "\"");
+    put_field(&out, "count", stride);
+    put(&out, ", \"median_ns\": [");
+    for (size_t call = 0; call < calls; ++call) {
+      sort(times_ns + call * stride, stride);
+      if (call) put(&out, ", ");
+      put_count(&out, median(times_ns + call * stride, stride));
+    }
+    put(&out, "]}\n");
+    failure = end_output(&out);
+  }
   free(times_ns);
   release_buffers(&memory);
   return failure;

@@ -47,6 +47,9 @@ typedef struct {
   float tolerance; /* greatest absolute difference that passes */
 } haqnas_samples;
 
+/* Told after each kernel call of a run, with the call's number. */
+typedef void (*haqnas_mark)(void* context, int call);
+
 /* A whole model, for the executable and the TVM entry. */
 typedef struct {
   const char* name;
@@ -58,7 +61,10 @@ typedef struct {
   const haqnas_tensor* outputs;
   size_t workspace_bytes;
   uint64_t required_cpu_features;
+  int32_t call_count; /* kernel calls of one run */
   int (*run)(const void* const* inputs, void* const* outputs, void* workspace);
+  int (*run_marked)(const void* const* inputs, void* const* outputs, void* workspace,
+                    haqnas_mark mark, void* context);
   const char* (*error_message)(int status);
   uint64_t output_hash;          /* FNV-1a over all output bytes; used when samples is null */
   const haqnas_samples* samples; /* one per output; null when the model is exact */

@@ -52,6 +52,7 @@ int prepare_made_up(
 /* The jobs; each returns the exit code. */
 int run_golden(void);                                        /* golden.c */
 int run_bench(const char* runs);                             /* bench.c */
+int run_layers(const char* runs);                            /* bench.c */
 int run_files(const char* const* paths, const char* folder); /* files.c */
 
 #endif /* HAQNAS_PROGRAM_H_ */

@@ -18,6 +18,9 @@ static const haqnas_tensor outputs[] = {
 
 
 extern const haqnas_model tiny_model;
+int tiny_run_marked(const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark,
+                      void *context);
+
 const haqnas_model tiny_model = {
     .name = "tiny",
     .version = "0.1.0",
@@ -28,7 +31,9 @@ const haqnas_model tiny_model = {
     .outputs = outputs,
     .workspace_bytes = 128,
     .required_cpu_features = 0,
+    .call_count = 3,
     .run = tiny_run,
+    .run_marked = tiny_run_marked,
     .error_message = tiny_error_message,
     .output_hash = UINT64_C(1253235916123902473),
     .samples = NULL,
