@@ -75,9 +75,9 @@ BAD = {
         6,
         "int64",
     ),
-    "bad_data": (WITH_DATA.replace("rand(40, 1, 6, 6", "rand(40, 1, 5, 5"), 2, "calibration_data[0]"),
+    "bad_data": (WITH_DATA.replace("rand(40, 1, 6, 6", "rand(40, 1, 5, 5"), 2, "calibration_data["),
     "raising_data": (GOOD + "\ndef val_data():\n    raise OSError('no such data')\n", 2, "no such data"),
     "unsized_data": (GOOD + "\ndef val_data():\n    return iter([])\n", 2, "val_data"),
     "empty_data": (GOOD + "\ndef calibration_data():\n    return []\n", 2, "empty"),
-    "nan_data": (WITH_DATA.replace("torch.rand(40", "torch.nan * torch.rand(40"), None, "NaN"),
+    "nan_data": (WITH_DATA.replace("torch.rand(40", "torch.nan * torch.rand(40"), 6, "NaN"),
 }

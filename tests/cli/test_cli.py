@@ -8,27 +8,46 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from haqnas.cli.main import run
 from tests.cli.models import BAD, GOOD, SLOW, WITH_DATA
 
 TIMEOUT_S = 300
 
 
-def haqnas(
-    *arguments: object, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+Result: TypeAlias = "subprocess.CompletedProcess[str]"
+Haqnas: TypeAlias = Callable[..., Result]
+
+
+def in_process(*arguments: object, **environment: str) -> Result:
+    """The command as a process of its own: what a user starts."""
     return subprocess.run(
         [sys.executable, "-m", "haqnas.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
-        cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+@pytest.fixture
+def haqnas(capfd: pytest.CaptureFixture[str]) -> Haqnas:
+    """The same command in this process: without seconds of imports each time."""
+
+    def call(*arguments: object) -> Result:
+        words = [str(argument) for argument in arguments]
+        capfd.readouterr()
+        exit_code = run(words)
+        captured = capfd.readouterr()
+        return subprocess.CompletedProcess(words, exit_code, captured.out, captured.err)
+
+    return call
 
 
 def write(folder: Path, text: str, name: str = "net.py") -> Path:
@@ -37,7 +56,7 @@ def write(folder: Path, text: str, name: str = "net.py") -> Path:
     return path
 
 
-def refuse(result: subprocess.CompletedProcess[str], exit_code: int, words: str) -> None:
+def refuse(result: Result, exit_code: int, words: str) -> None:
     """A refusal: its exit code, the words on stderr, no traceback."""
     assert result.returncode == exit_code, result.stderr
     assert words in result.stderr
@@ -46,18 +65,18 @@ def refuse(result: subprocess.CompletedProcess[str], exit_code: int, words: str)
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
     """(model file, artefact, the compile command's result) for the host."""
     folder = tmp_path_factory.mktemp("compiled")
     model = write(folder, WITH_DATA)
-    return model, folder / "out", haqnas("compile", model, "-o", folder / "out", "--json")
+    return model, folder / "out", in_process("compile", model, "-o", folder / "out", "--json")
 
 
 # What works
 
 
 def test_compile_prints_one_object_and_progress_on_stderr(
-    compiled: tuple[Path, Path, subprocess.CompletedProcess[str]],
+    compiled: tuple[Path, Path, Result],
 ) -> None:
     _, directory, result = compiled
     assert result.returncode == 0, result.stderr
@@ -79,7 +98,8 @@ def test_compile_prints_one_object_and_progress_on_stderr(
 
 
 def test_same_command_again_returns_the_same_artefact_at_once(
-    compiled: tuple[Path, Path, subprocess.CompletedProcess[str]],
+    haqnas: Haqnas,
+    compiled: tuple[Path, Path, Result],
 ) -> None:
     model, directory, _ = compiled
     before = (directory / "manifest.json").stat().st_mtime_ns
@@ -90,7 +110,7 @@ def test_same_command_again_returns_the_same_artefact_at_once(
 
 
 def test_fresh_compiles_anew_to_the_same_bytes(
-    compiled: tuple[Path, Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    haqnas: Haqnas, compiled: tuple[Path, Path, Result], tmp_path: Path
 ) -> None:
     model, directory, _ = compiled
     result = haqnas("compile", model, "-o", tmp_path / "again", "--fresh", "--quiet")
@@ -100,7 +120,8 @@ def test_fresh_compiles_anew_to_the_same_bytes(
 
 
 def test_verify_bench_and_inspect_read_the_artefact(
-    compiled: tuple[Path, Path, subprocess.CompletedProcess[str]],
+    haqnas: Haqnas,
+    compiled: tuple[Path, Path, Result],
 ) -> None:
     _, directory, _ = compiled
     verified = json.loads(haqnas("verify", directory, "--json").stdout)
@@ -121,7 +142,7 @@ def test_verify_bench_and_inspect_read_the_artefact(
     assert "w8a8" in haqnas("inspect", directory).stdout
 
 
-def test_bits_of_a_policy_reach_the_binary(tmp_path: Path) -> None:
+def test_bits_of_a_policy_reach_the_binary(haqnas: Haqnas, tmp_path: Path) -> None:
     policy = write(tmp_path, '{"schema": 1, "default": "w8a8", "layers": {"conv": "w3a8"}}', "policy.json")
     model = write(tmp_path, GOOD)
     result = haqnas("compile", model, "-o", tmp_path / "out", "--bits", policy, "--quiet")
@@ -132,14 +153,14 @@ def test_bits_of_a_policy_reach_the_binary(tmp_path: Path) -> None:
     assert haqnas("verify", tmp_path / "out").returncode == 0
 
 
-def test_without_data_agreement_is_scored_and_said(tmp_path: Path) -> None:
+def test_without_data_agreement_is_scored_and_said(haqnas: Haqnas, tmp_path: Path) -> None:
     result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", "--json", "--quiet")
     accuracy = json.loads(result.stdout)["accuracy"]
     assert (accuracy["metric"], accuracy["data"], accuracy["float_model"]) == ("agreement", "synthetic", None)
 
 
 @pytest.mark.arm
-def test_arm_artefact_is_verified_under_qemu_and_never_timed(tmp_path: Path) -> None:
+def test_arm_artefact_is_verified_under_qemu_and_never_timed(haqnas: Haqnas, tmp_path: Path) -> None:
     result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", "--target", "arm-cpu", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["latency"] is None
@@ -151,7 +172,7 @@ def test_arm_artefact_is_verified_under_qemu_and_never_timed(tmp_path: Path) -> 
     assert "median_s" not in latency
 
 
-def test_targets_and_doctor_list_what_there_is() -> None:
+def test_targets_and_doctor_list_what_there_is(haqnas: Haqnas) -> None:
     targets = json.loads(haqnas("targets", "--json").stdout)
     assert {"arm-cpu", "cortex-a76", "riscv64", "x86-amx"} <= {row["name"] for row in targets["targets"]}
     assert "qemu-aarch64" in haqnas("targets", "arm-cpu").stdout
@@ -161,7 +182,7 @@ def test_targets_and_doctor_list_what_there_is() -> None:
 
 
 def test_doctor_says_what_to_type_where_the_emulator_is_missing() -> None:
-    result = haqnas("doctor", PATH="/nowhere")
+    result = in_process("doctor", PATH="/nowhere")
     assert result.returncode == 0
     assert "apt install qemu-user" in result.stdout
 
@@ -170,14 +191,14 @@ def test_doctor_says_what_to_type_where_the_emulator_is_missing() -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_model_file(tmp_path: Path, name: str) -> None:
+def test_bad_model_file(haqnas: Haqnas, tmp_path: Path, name: str) -> None:
     text, exit_code, words = BAD[name]
     result = haqnas("compile", write(tmp_path, text), "-o", tmp_path / "out")
     refuse(result, exit_code, words)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_line_of_the_model_is_named(tmp_path: Path) -> None:
+def test_line_of_the_model_is_named(haqnas: Haqnas, tmp_path: Path) -> None:
     text = BAD["dynamic"][0]
     line = text.splitlines().index("        if x.sum() > 0:") + 1
     result = haqnas("compile", write(tmp_path, text), "-o", tmp_path / "out")
@@ -202,7 +223,7 @@ def test_line_of_the_model_is_named(tmp_path: Path) -> None:
         (["--nonsense"], 2, "--nonsense"),
     ],
 )
-def test_bad_option(tmp_path: Path, options: list[str], exit_code: int, words: str) -> None:
+def test_bad_option(haqnas: Haqnas, tmp_path: Path, options: list[str], exit_code: int, words: str) -> None:
     result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", *options)
     refuse(result, exit_code, words)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -218,48 +239,48 @@ def test_bad_option(tmp_path: Path, options: list[str], exit_code: int, words: s
         ('{"schema": 1, "layer": {}}', "layers"),
     ],
 )
-def test_corrupt_policy(tmp_path: Path, text: str, words: str) -> None:
+def test_corrupt_policy(haqnas: Haqnas, tmp_path: Path, text: str, words: str) -> None:
     policy = write(tmp_path, text, "policy.json")
     result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", "--bits", policy)
     refuse(result, 2, words)
 
 
-def test_malformed_profile(tmp_path: Path) -> None:
+def test_malformed_profile(haqnas: Haqnas, tmp_path: Path) -> None:
     profile = write(tmp_path, 'schema = 1\nname = "board"\nmachine = 5\n', "board.toml")
     refuse(
         haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", "--target", profile), 2, "board.toml"
     )
 
 
-def test_missing_model_file_leaves_no_directory(tmp_path: Path) -> None:
+def test_missing_model_file_leaves_no_directory(haqnas: Haqnas, tmp_path: Path) -> None:
     refuse(haqnas("compile", tmp_path / "nothing.py", "-o", tmp_path / "out"), 2, "nothing.py")
     assert not (tmp_path / "out").exists()
 
 
-def test_builder_that_is_not_there(tmp_path: Path) -> None:
+def test_builder_that_is_not_there(haqnas: Haqnas, tmp_path: Path) -> None:
     refuse(haqnas("compile", f"{write(tmp_path, GOOD)}:small", "-o", tmp_path / "out"), 2, "small")
 
 
-def test_failure_is_one_json_object_too(tmp_path: Path) -> None:
+def test_failure_is_one_json_object_too(haqnas: Haqnas, tmp_path: Path) -> None:
     result = haqnas("compile", tmp_path / "nothing.py", "-o", tmp_path / "out", "--json")
     document = json.loads(result.stdout)
     assert document["ok"] is False
     assert (document["code"], document["exit_code"], result.returncode) == ("CONFIGURATION", 2, 2)
 
 
-def test_output_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+def test_output_below_a_file_cannot_be_written(haqnas: Haqnas, tmp_path: Path) -> None:
     model = write(tmp_path, GOOD)
     refuse(haqnas("compile", model, "-o", model / "out"), 2, "not a directory")
     refuse(haqnas("compile", model, "-o", model), 2, "a file is in the way")
 
 
-def test_output_on_a_read_only_file_system(tmp_path: Path) -> None:
+def test_output_on_a_read_only_file_system(haqnas: Haqnas, tmp_path: Path) -> None:
     """/proc refuses new directories to everyone, root too; modes would not stop root."""
     refuse(haqnas("compile", write(tmp_path, GOOD), "-o", "/proc/haqnas"), 2, "choose another -o DIR")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_output_without_permission(tmp_path: Path) -> None:
+def test_output_without_permission(haqnas: Haqnas, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     refuse(haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "locked" / "out"), 2, "permission")
 
@@ -315,14 +336,14 @@ def test_interrupt_prints_the_command_that_goes_on(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_verify_of_what_is_no_artefact(tmp_path: Path) -> None:
+def test_verify_of_what_is_no_artefact(haqnas: Haqnas, tmp_path: Path) -> None:
     refuse(haqnas("verify", tmp_path / "nothing"), 2, "does not exist")
     refuse(haqnas("bench", tmp_path), 2, "no manifest.json")
     (tmp_path / "manifest.json").write_text("{}")
     refuse(haqnas("inspect", tmp_path), 5, "damaged")
 
 
-def test_bench_needs_a_run(compiled: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+def test_bench_needs_a_run(haqnas: Haqnas, compiled: tuple[Path, Path, Result]) -> None:
     refuse(haqnas("bench", compiled[1], "--runs", 0), 2, "at least 1")
 
 
