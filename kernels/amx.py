@@ -13,36 +13,38 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.tir import Buffer, Expr, PrimFunc, clamp_bounds, convert, load, local, prim_func, requantized, store
+from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Pixels
+from haqnas.kernels.tir import Buffer, Expr, PrimFunc, prim_func
 
 LANES = 16
-VECTORS = 2  # tiles of channels in a block
 PIXEL_TILES = 2
-BLOCK = LANES * VECTORS
 TILE_BYTES = 1024
 CHUNK = 64  # elements of A that one tile row holds
-SCRATCH_BYTES = PIXEL_TILES * 16 * BLOCK * 4
+
+
+def block_channels(vectors: int) -> int:
+    return LANES * vectors
+
+
+def scratch_bytes(vectors: int) -> int:
+    return 2 * PIXEL_TILES * 16 * block_channels(vectors) * 4
 
 
 class Parameter(IntEnum):
-    """Positions in the parameter array."""
+    """Positions in the parameter array, after those of `finish`."""
 
-    TILES = 0  # tiles of pixels in the whole output
-    ROW_TILES = 1  # in one row of the output
-    HEIGHT = 2  # pixels of a tile
-    COLUMNS = 3
-    BLOCKS = 4
-    CHANNELS = 5
-    TAPS = 6
-    CHUNKS = 7  # tiles of 64 elements at a tap
-    IN_ROW = 8
-    IN_COLUMN = 9
-    OUT_ROW = 10
-    OUT_COLUMN = 11
-    ZERO_POINT = 12
-    LOW = 13
-    HIGH = 14
-    OFFSETS = 16
+    TILES = OWN  # tiles of pixels in the whole output
+    ROW_TILES = OWN + 1  # in one row of the output
+    HEIGHT = OWN + 2  # pixels of a tile
+    COLUMNS = OWN + 3
+    BLOCKS = OWN + 4
+    TAPS = OWN + 5
+    CHUNKS = OWN + 6  # tiles of 64 elements at a tap
+    IN_ROW = OWN + 7
+    IN_COLUMN = OWN + 8
+    OUT_ROW = OWN + 9
+    OUT_COLUMN = OWN + 10
+    OFFSETS = OWN + 12
 
 
 def tile_height(columns: int) -> int:
@@ -60,18 +62,19 @@ def configuration(height: int) -> np.ndarray:
     return config
 
 
-def pack(weight: np.ndarray) -> np.ndarray:
+def pack(weight: np.ndarray, vectors: int) -> np.ndarray:
     """(channels, taps, length) int8 -> flat int8: block, tap, chunk, vector, group of four, channel, element."""
     channels, taps, length = weight.shape
-    blocks, chunks = -(-channels // BLOCK), -(-length // CHUNK)
-    padded = np.zeros((blocks * BLOCK, taps, chunks * CHUNK), np.int8)
+    block = block_channels(vectors)
+    blocks, chunks = -(-channels // block), -(-length // CHUNK)
+    padded = np.zeros((blocks * block, taps, chunks * CHUNK), np.int8)
     padded[:channels, :, :length] = weight
-    split = padded.reshape(blocks, VECTORS, LANES, taps, chunks, 16, 4)
+    split = padded.reshape(blocks, vectors, LANES, taps, chunks, 16, 4)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 1, 5, 2, 6)).reshape(-1)
 
 
-def symbol(out_dtype: str) -> str:
-    return f"hq_dot_amx_int8_{out_dtype}"
+def symbol(vectors: int, finish: Finish) -> str:
+    return f"hq_dot_amx_int8_{block_channels(vectors)}_{finish}"
 
 
 def _tile(name: str, *arguments: Expr) -> None:
@@ -82,14 +85,14 @@ def _pointer(buffer: Buffer, index: Expr) -> Expr:
     return T.address_of(buffer[index])
 
 
-def kernel(out_dtype: str) -> PrimFunc:
-    """`void f(A, W, bias, scale, Y, scratch, configuration, parameters)`."""
+def kernel(vectors: int, finish: Finish) -> PrimFunc:
+    """`void f(A, W, bias, scale, Y, [residual,] scratch, configuration, parameters)`."""
+    block = block_channels(vectors)
 
-    def body(
-        a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, acc: Buffer, config: Buffer, p: Buffer
-    ) -> None:
-        tail = local(out_dtype, BLOCK)
-        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
+    def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
+        acc, config, p = rest[-3:]
+        residual = rest[0] if finish is Finish.UINT8_ADD else None
+        epilogue = Epilogue.begin(finish, LANES, vectors, p)
 
         def place(tile: Expr) -> tuple[Expr, Expr]:
             """(row, first column) of a tile of pixels; a surplus tile repeats the last."""
@@ -98,52 +101,56 @@ def kernel(out_dtype: str) -> PrimFunc:
             column = (index - row * p[Parameter.ROW_TILES]) * p[Parameter.HEIGHT]
             return row, T.min(column, p[Parameter.COLUMNS] - p[Parameter.HEIGHT])
 
-        def accumulate(n: Expr, bases: list[Expr]) -> None:
-            for m in range(PIXEL_TILES):
-                for v in range(VECTORS):
-                    _tile("tilezero", T.uint8(m * VECTORS + v))
+        def accumulate(n: Expr, bases: list[Expr], half: Expr) -> None:
+            for m in range(PIXEL_TILES):  # a stride of zero repeats the bias in every row of the tile
+                for v in range(vectors):
+                    start = _pointer(bias, n * block + v * LANES)
+                    _tile("tileloadd64", T.uint8(m * vectors + v), start, T.int64(0))
             with T.serial(0, p[Parameter.TAPS]) as t, T.serial(0, p[Parameter.CHUNKS]) as k:
-                tile = ((n * p[Parameter.TAPS] + t) * p[Parameter.CHUNKS] + k) * VECTORS
-                for v in range(VECTORS):
+                tile = ((n * p[Parameter.TAPS] + t) * p[Parameter.CHUNKS] + k) * vectors
+                for v in range(vectors):
                     _tile("tileloadd64", T.uint8(6 + v), _pointer(w, (tile + v) * TILE_BYTES), T.int64(64))
                 stride = T.cast(p[Parameter.IN_COLUMN], "int64")
                 for m in range(PIXEL_TILES):
                     source = bases[m] + p[Parameter.OFFSETS + t] + k * CHUNK
                     _tile("tileloadd64", T.uint8(4 + m), _pointer(a, source), stride)
-                    for v in range(VECTORS):
-                        _tile("tdpbusd", T.uint8(m * VECTORS + v), T.uint8(4 + m), T.uint8(6 + v))
+                    for v in range(vectors):
+                        _tile("tdpbusd", T.uint8(m * vectors + v), T.uint8(4 + m), T.uint8(6 + v))
             for m in range(PIXEL_TILES):
-                for v in range(VECTORS):
-                    target = _pointer(acc, m * 16 * BLOCK + v * LANES)
-                    _tile("tilestored64", T.uint8(m * VECTORS + v), target, T.int64(4 * BLOCK))
+                for v in range(vectors):
+                    target = _pointer(acc, half + m * 16 * block + v * LANES)
+                    _tile("tilestored64", T.uint8(m * vectors + v), target, T.int64(4 * block))
 
-        def finished(start: Expr, v: int, n: Expr) -> Expr:
-            total = load(acc, start + v * LANES, LANES) + load(bias, n * BLOCK + v * LANES, LANES)
-            factor = load(scale, n * BLOCK + v * LANES, LANES)
-            if out_dtype == "float32":
-                return convert(total, "float32", LANES) * factor
-            return requantized(total, factor, bounds, LANES)
+        def finish_pair(n: Expr, places: list[tuple[Expr, Expr]], half: Expr) -> None:
+            for m, (row, column) in enumerate(places):
+                out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+                extra = row * p[RESIDUAL_ROW] + column * p[RESIDUAL_COLUMN]
+                finished = Pixels(
+                    p[Parameter.HEIGHT],
+                    acc,
+                    lambda i, m=m: half + (m * 16 + i) * block,
+                    lambda i, out=out: out + i * p[Parameter.OUT_COLUMN],
+                    lambda i, extra=extra: extra + i * p[RESIDUAL_COLUMN],
+                )
+                epilogue.write(finished, scale, y, residual, n)
 
-        def write_pixel(start: Expr, n: Expr, out: Expr) -> None:
-            with T.If((n + 1) * BLOCK <= p[Parameter.CHANNELS]):
-                with T.Then():
-                    for v in range(VECTORS):
-                        store(y, finished(start, v, n), out + n * BLOCK + v * LANES, LANES)
-                with T.Else():
-                    for v in range(VECTORS):
-                        store(tail, finished(start, v, n), v * LANES, LANES)
-                    with T.serial(0, p[Parameter.CHANNELS] - n * BLOCK) as j:
-                        store(y, tail[j], out + n * BLOCK + j)
+        def step(index: Expr) -> tuple[Expr, list[tuple[Expr, Expr]], Expr]:
+            """Block of channels, tiles of pixels and half of the scratch of a step."""
+            n = T.floordiv(index, pairs)
+            pair = index - n * pairs
+            half = T.bitwise_and(index, 1) * (PIXEL_TILES * 16 * block)
+            return n, [place(pair * PIXEL_TILES + m) for m in range(PIXEL_TILES)], half
 
         _tile("ldtilecfg", _pointer(config, 0))
         pairs = T.floordiv(p[Parameter.TILES] + PIXEL_TILES - 1, PIXEL_TILES)
-        with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, pairs) as pair:
-            places = [place(pair * PIXEL_TILES + m) for m in range(PIXEL_TILES)]
-            accumulate(n, [r * p[Parameter.IN_ROW] + c * p[Parameter.IN_COLUMN] for r, c in places])
-            for m, (row, column) in enumerate(places):
-                with T.serial(0, p[Parameter.HEIGHT]) as i:
-                    out = row * p[Parameter.OUT_ROW] + (column + i) * p[Parameter.OUT_COLUMN]
-                    write_pixel((m * 16 + i) * BLOCK, n, out)
+        steps = p[Parameter.BLOCKS] * pairs
+        # While the tiles of a step are multiplied, the vector units finish the step before: two halves of scratch.
+        with T.serial(0, steps + 1) as index:
+            with T.If(index < steps), T.Then():
+                n, places, half = step(index)
+                accumulate(n, [r * p[Parameter.IN_ROW] + c * p[Parameter.IN_COLUMN] for r, c in places], half)
+            with T.If(index > 0), T.Then():
+                finish_pair(*step(index - 1))
         _tile("tilerelease")
 
     pointers = {
@@ -151,9 +158,10 @@ def kernel(out_dtype: str) -> PrimFunc:
         "w": "int8",
         "bias": "int32",
         "scale": "float32",
-        "y": out_dtype,
+        "y": finish.dtype,
+        **finish.pointers,
         "acc": "int32",
         "config": "uint8",
         "parameters": "int32",
     }
-    return prim_func(symbol(out_dtype), pointers, body)
+    return prim_func(symbol(vectors, finish), pointers, body)

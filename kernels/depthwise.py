@@ -8,30 +8,38 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.tir import Buffer, Expr, PrimFunc, clamp_bounds, convert, load, local, prim_func, requantized, store
+from haqnas.kernels.finish import CHANNELS, OWN, ZERO_POINT, Finish
+from haqnas.kernels.tir import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    clamp_bounds,
+    convert,
+    load,
+    local,
+    prim_func,
+    requantized,
+    store,
+)
 
 LANES = 16
 PIXELS = 4  # pixels of a row that share the loads of their weights
 
 
 class Parameter(IntEnum):
-    """Positions in the parameter array."""
+    """Positions in the parameter array, after those of `finish`."""
 
-    ROWS = 0
-    COLUMNS = 1
-    CHANNELS = 2  # output channels
-    TAPS = 3  # filter positions
-    WEIGHT_ROW = 4  # depthwise: weights per tap (channels, padded)
-    GROUP_IN = 5  # grouped: input channels of a group
-    GROUP_OUT = 6  # grouped: output channels of a group
-    IN_ROW = 7
-    IN_COLUMN = 8
-    OUT_ROW = 9
-    OUT_COLUMN = 10
-    ZERO_POINT = 11
-    LOW = 12
-    HIGH = 13
-    OFFSETS = 16
+    ROWS = OWN
+    COLUMNS = OWN + 1
+    TAPS = OWN + 2  # filter positions
+    WEIGHT_ROW = OWN + 3  # depthwise: weights per tap (channels, padded)
+    GROUP_IN = OWN + 4  # grouped: input channels of a group
+    GROUP_OUT = OWN + 5  # grouped: output channels of a group
+    IN_ROW = OWN + 6
+    IN_COLUMN = OWN + 7
+    OUT_ROW = OWN + 8
+    OUT_COLUMN = OWN + 9
+    OFFSETS = OWN + 10
 
 
 POINTERS = {"a": "uint8", "w": "int8", "bias": "int32", "scale": "float32"}
@@ -50,25 +58,25 @@ def pack_grouped(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight).reshape(-1)
 
 
-def depthwise_symbol(out_dtype: str) -> str:
-    return f"hq_depthwise_{out_dtype}"
+def depthwise_symbol(finish: Finish) -> str:
+    return f"hq_depthwise_{finish}"
 
 
-def grouped_symbol(out_dtype: str) -> str:
-    return f"hq_grouped_{out_dtype}"
+def grouped_symbol(finish: Finish) -> str:
+    return f"hq_grouped_{finish}"
 
 
-def _finish(total: Expr, factor: Expr, bounds: tuple[Expr, Expr, Expr], lanes: int, out_dtype: str) -> Expr:
-    if out_dtype == "float32":
+def _finish(total: Expr, factor: Expr, bounds: tuple[Expr, Expr, Expr], lanes: int, finish: Finish) -> Expr:
+    if finish is Finish.FLOAT32:
         return convert(total, "float32", lanes) * factor
     return requantized(total, factor, bounds, lanes)
 
 
-def depthwise_kernel(out_dtype: str) -> PrimFunc:
+def depthwise_kernel(finish: Finish) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, parameters)`: every output channel reads the input channel of its number."""
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
-        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
+        bounds = clamp_bounds(p, ZERO_POINT)
         vectors = {pixels: local("int32", pixels * LANES) for pixels in (1, PIXELS)}
         scalar = local("int32", 1)
 
@@ -87,32 +95,32 @@ def depthwise_kernel(out_dtype: str) -> PrimFunc:
             for m in range(pixels):
                 out = row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN] + c
                 factor = load(scale, c, lanes)
-                store(y, _finish(load(acc, m * lanes, lanes), factor, bounds, lanes, out_dtype), out, lanes)
+                store(y, _finish(load(acc, m * lanes, lanes), factor, bounds, lanes, finish), out, lanes)
 
         whole = T.floordiv(p[Parameter.COLUMNS], PIXELS)
-        blocks = T.floordiv(p[Parameter.CHANNELS], LANES)
+        blocks = T.floordiv(p[CHANNELS], LANES)
         with T.serial(0, p[Parameter.ROWS]) as row:
             with T.serial(0, whole) as i, T.serial(0, blocks) as block:
                 patch(PIXELS, LANES, vectors[PIXELS], block * LANES, row, i * PIXELS)
             with T.serial(0, p[Parameter.COLUMNS] - whole * PIXELS) as i, T.serial(0, blocks) as block:
                 patch(1, LANES, vectors[1], block * LANES, row, whole * PIXELS + i)
-            rest = p[Parameter.CHANNELS] - blocks * LANES
+            rest = p[CHANNELS] - blocks * LANES
             with T.serial(0, p[Parameter.COLUMNS]) as i, T.serial(0, rest) as c:
                 patch(1, 1, scalar, blocks * LANES + c, row, i)
 
-    return prim_func(depthwise_symbol(out_dtype), {**POINTERS, "y": out_dtype, "parameters": "int32"}, body)
+    return prim_func(depthwise_symbol(finish), {**POINTERS, "y": finish.dtype, "parameters": "int32"}, body)
 
 
-def grouped_kernel(out_dtype: str) -> PrimFunc:
+def grouped_kernel(finish: Finish) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, parameters)` for any number and size of groups; plain, for any machine."""
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
-        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
+        bounds = clamp_bounds(p, ZERO_POINT)
         acc = local("int32", 1)
         with (
             T.serial(0, p[Parameter.ROWS]) as row,
             T.serial(0, p[Parameter.COLUMNS]) as column,
-            T.serial(0, p[Parameter.CHANNELS]) as n,
+            T.serial(0, p[CHANNELS]) as n,
         ):
             first = T.floordiv(n, p[Parameter.GROUP_OUT]) * p[Parameter.GROUP_IN]
             base = row * p[Parameter.IN_ROW] + column * p[Parameter.IN_COLUMN] + first
@@ -122,6 +130,6 @@ def grouped_kernel(out_dtype: str) -> PrimFunc:
                 weight = T.cast(w[(n * p[Parameter.TAPS] + t) * p[Parameter.GROUP_IN] + c], "int32")
                 store(acc, acc[0] + value * weight, 0)
             out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN] + n
-            store(y, _finish(acc[0], scale[n], bounds, 1, out_dtype), out)
+            store(y, _finish(acc[0], scale[n], bounds, 1, finish), out)
 
-    return prim_func(grouped_symbol(out_dtype), {**POINTERS, "y": out_dtype, "parameters": "int32"}, body)
+    return prim_func(grouped_symbol(finish), {**POINTERS, "y": finish.dtype, "parameters": "int32"}, body)

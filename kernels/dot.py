@@ -21,39 +21,23 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.tir import (
-    Buffer,
-    Expr,
-    PrimFunc,
-    clamp_bounds,
-    convert,
-    lanes_of,
-    load,
-    local,
-    prim_func,
-    requantized,
-    splat,
-    store,
-)
+from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Pixels
+from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, prim_func, store
 
 
 class Parameter(IntEnum):
-    """Positions in the parameter array of a dot-product kernel."""
+    """Positions in the parameter array of a dot-product kernel, after those of `finish`."""
 
-    ROWS = 0  # output rows
-    COLUMNS = 1  # output pixels in a row
-    BLOCKS = 2  # blocks of output channels
-    CHANNELS = 3  # output channels that exist
-    TAPS = 4
-    GROUPS = 5  # groups of input elements at a tap
-    IN_ROW = 6  # bytes between the bases of two output rows
-    IN_COLUMN = 7
-    OUT_ROW = 8  # elements
-    OUT_COLUMN = 9
-    ZERO_POINT = 10
-    LOW = 11
-    HIGH = 12
-    OFFSETS = 16  # one per tap
+    ROWS = OWN  # output rows
+    COLUMNS = OWN + 1  # output pixels in a row
+    BLOCKS = OWN + 2  # blocks of output channels
+    TAPS = OWN + 3
+    GROUPS = OWN + 4  # groups of input elements at a tap
+    IN_ROW = OWN + 5  # bytes between the bases of two output rows
+    IN_COLUMN = OWN + 6
+    OUT_ROW = OWN + 7  # elements
+    OUT_COLUMN = OWN + 8
+    OFFSETS = OWN + 10  # one per tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,21 +167,21 @@ def pack(weight: np.ndarray, instructions: Instructions, tile: Tile) -> np.ndarr
     return np.ascontiguousarray(split.transpose(0, 3, 4, 1, *inner)).reshape(-1)
 
 
-def symbol(instructions: Instructions, tile: Tile, out_dtype: str) -> str:
+def symbol(instructions: Instructions, tile: Tile, finish: Finish) -> str:
     isa = instructions.isa.replace("-", "_")
-    return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{out_dtype}"
+    return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{finish}"
 
 
-def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
-    """`void f(A, W, bias, scale, Y, parameters)`; out_dtype is "uint8" or "float32" (accumulator * scale)."""
+def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
+    """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
     lanes, group = instructions.lanes, instructions.group
     block = block_channels(instructions, tile)
     vector_bytes = lanes * group
 
-    def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
-        tail = local(out_dtype, block)
+    def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
+        p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
+        epilogue = Epilogue.begin(finish, lanes, tile.vectors, p)
         spill = local("int32", tile.pixels * block)
-        bounds = clamp_bounds(p, Parameter.ZERO_POINT)
 
         def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
             for m in range(pixels):
@@ -214,7 +198,9 @@ def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
                         for m in range(pixels)
                     ]
                     for v in range(tile.vectors):
-                        vector = instructions.load_weight(w, ((weights + g) * tile.vectors + v) * vector_bytes)
+                        vector = instructions.load_weight(
+                            w, ((weights + g) * tile.vectors + v) * vector_bytes
+                        )
                         for m in range(pixels):
                             at_lane = (m * tile.vectors + v) * lanes
                             total = instructions.multiply_add(load(acc, at_lane, lanes), acts[m], vector)
@@ -223,26 +209,14 @@ def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
             # 12x16 shrank from 11.6 kB to a third.
             for v in range(pixels * tile.vectors):
                 store(spill, load(acc, v * lanes, lanes), v * lanes, lanes)
-            with T.serial(0, pixels) as m:
-                write_pixel(m, n, row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN])
-
-        def finished(m: Expr, v: int, n: Expr) -> Expr:
-            total = load(spill, (m * tile.vectors + v) * lanes, lanes)
-            factor = load(scale, n * block + v * lanes, lanes)
-            if out_dtype == "float32":
-                return convert(total, "float32", lanes) * factor
-            return requantized(total, factor, bounds, lanes)
-
-        def write_pixel(m: Expr, n: Expr, out: Expr) -> None:
-            with T.If((n + 1) * block <= p[Parameter.CHANNELS]):
-                with T.Then():
-                    for v in range(tile.vectors):
-                        store(y, finished(m, v, n), out + n * block + v * lanes, lanes)
-                with T.Else():
-                    for v in range(tile.vectors):
-                        store(tail, finished(m, v, n), v * lanes, lanes)
-                    with T.serial(0, p[Parameter.CHANNELS] - n * block) as j:
-                        store(y, tail[j], out + n * block + j)
+            finished = Pixels(
+                pixels,
+                spill,
+                lambda m: m * block,
+                lambda m: row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN],
+                lambda m: row * p[RESIDUAL_ROW] + (column + m) * p[RESIDUAL_COLUMN],
+            )
+            epilogue.write(finished, scale, y, residual, n)
 
         many = local("int32", tile.pixels * block)
         one = local("int32", block)
@@ -258,7 +232,8 @@ def kernel(instructions: Instructions, tile: Tile, out_dtype: str) -> PrimFunc:
         "w": "int8",
         "bias": "int32",
         "scale": "float32",
-        "y": out_dtype,
+        "y": finish.dtype,
+        **finish.pointers,
         "parameters": "int32",
     }
-    return prim_func(symbol(instructions, tile, out_dtype), pointers, body)
+    return prim_func(symbol(instructions, tile, finish), pointers, body)

@@ -4,12 +4,13 @@ A row says what it can compute; the first row, in the order of the target's inst
 accepts a layer serves it. Weight bits below 8 are stored packed and unpacked by `subbyte` before the kernel runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from haqnas.kernels import amx, depthwise, dot
+from haqnas.kernels import amx, depthwise, dot, finish
+from haqnas.kernels.finish import Finish
 from haqnas.kernels.tir import PrimFunc
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -34,6 +35,16 @@ class Geometry:
     high: int
     weight_bits: int
     act_bits: int
+    residual: "Residual | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The image that is added to the output: its strides, and the scalars of `haqnas::qadd`."""
+
+    row: int
+    column: int
+    scalars: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Scratch:
     size_bytes: int
 
 
-Extra = np.ndarray | Scratch  # arguments after (A, W, bias, scale, Y)
+Extra = np.ndarray | Scratch  # arguments after (A, W, bias, scale, Y, [residual])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +71,13 @@ class Kernel:
     act_offset: int  # subtracted from A by the kernel: 128 where the instruction wants signed numbers
     accepts: Callable[[Geometry], bool]
     pack: Callable[[np.ndarray], np.ndarray]  # (channels, taps, length) int8 -> flat int8
-    function: Callable[[str], PrimFunc]  # by output dtype
-    symbol: Callable[[str], str]
+    finishes: tuple[Finish, ...]
+    function: Callable[[Finish], PrimFunc]
+    symbol: Callable[[Finish], str]
     extras: Callable[[Geometry], tuple[Extra, ...]]
 
 
-def _parameters(values: dict[int, int], offsets: Sequence[int], first: int) -> np.ndarray:
+def _parameters(values: Mapping[int, int], offsets: Sequence[int], first: int) -> np.ndarray:
     out = np.zeros(first + len(offsets), np.int32)
     for position, value in values.items():
         out[position] = value
@@ -73,25 +85,34 @@ def _parameters(values: dict[int, int], offsets: Sequence[int], first: int) -> n
     return out
 
 
+def _finish_values(g: Geometry) -> dict[int, int]:
+    values = {
+        finish.CHANNELS: g.channels,
+        finish.ZERO_POINT: g.zero_point,
+        finish.LOW: g.low,
+        finish.HIGH: g.high,
+    }
+    if g.residual is not None:
+        values |= {finish.RESIDUAL_ROW: g.residual.row, finish.RESIDUAL_COLUMN: g.residual.column}
+        values |= dict(enumerate(g.residual.scalars, finish.ADD))
+    return values
+
+
 def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
     block = dot.block_channels(instructions, tile)
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p = dot.Parameter
-        values = {
+        values = _finish_values(g) | {
             p.ROWS: g.rows,
             p.COLUMNS: g.columns,
             p.BLOCKS: -(-g.channels // block),
-            p.CHANNELS: g.channels,
             p.TAPS: len(g.offsets),
             p.GROUPS: -(-g.length // instructions.group),
             p.IN_ROW: g.in_row,
             p.IN_COLUMN: g.in_column,
             p.OUT_ROW: g.out_row,
             p.OUT_COLUMN: g.out_column,
-            p.ZERO_POINT: g.zero_point,
-            p.LOW: g.low,
-            p.HIGH: g.high,
         }
         return (_parameters(values, g.offsets, p.OFFSETS),)
 
@@ -107,62 +128,62 @@ def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
         # A packed 1-bit weight cannot be the zero that pads a group.
         accepts=lambda g: g.weight_bits > 1 or g.length % instructions.group == 0,
         pack=lambda weight: dot.pack(weight, instructions, tile),
-        function=lambda dtype: dot.kernel(instructions, tile, dtype),
-        symbol=lambda dtype: dot.symbol(instructions, tile, dtype),
+        finishes=tuple(Finish),
+        function=lambda finish: dot.kernel(instructions, tile, finish),
+        symbol=lambda finish: dot.symbol(instructions, tile, finish),
         extras=extras,
     )
 
 
-def _amx_extras(g: Geometry) -> tuple[Extra, ...]:
-    p = amx.Parameter
-    height = amx.tile_height(g.columns)
-    row_tiles = -(-g.columns // height)
-    values = {
-        p.TILES: row_tiles * g.rows,
-        p.ROW_TILES: row_tiles,
-        p.HEIGHT: height,
-        p.COLUMNS: g.columns,
-        p.BLOCKS: -(-g.channels // amx.BLOCK),
-        p.CHANNELS: g.channels,
-        p.TAPS: len(g.offsets),
-        p.CHUNKS: -(-g.length // amx.CHUNK),
-        p.IN_ROW: g.in_row,
-        p.IN_COLUMN: g.in_column,
-        p.OUT_ROW: g.out_row,
-        p.OUT_COLUMN: g.out_column,
-        p.ZERO_POINT: g.zero_point,
-        p.LOW: g.low,
-        p.HIGH: g.high,
-    }
-    return Scratch(amx.SCRATCH_BYTES), amx.configuration(height), _parameters(values, g.offsets, p.OFFSETS)
+def _amx_row(vectors: int) -> Kernel:
+    block = amx.block_channels(vectors)
 
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p = amx.Parameter
+        height = amx.tile_height(g.columns)
+        row_tiles = -(-g.columns // height)
+        values = _finish_values(g) | {
+            p.TILES: row_tiles * g.rows,
+            p.ROW_TILES: row_tiles,
+            p.HEIGHT: height,
+            p.COLUMNS: g.columns,
+            p.BLOCKS: -(-g.channels // block),
+            p.TAPS: len(g.offsets),
+            p.CHUNKS: -(-g.length // amx.CHUNK),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+        }
+        scratch = Scratch(amx.scratch_bytes(vectors))
+        return scratch, amx.configuration(height), _parameters(values, g.offsets, p.OFFSETS)
 
-AMX = Kernel(
-    name="dot/amx-int8",
-    isa="amx-int8",
-    kind="dot",
-    weight_bits=WEIGHT_BITS,
-    act_bits=ACT_BITS,
-    block=amx.BLOCK,
-    overread_bytes=amx.CHUNK - 1,
-    act_offset=0,
-    # Short rows leave tiles empty, short taps leave chunks empty: VNNI wastes less there.
-    accepts=lambda g: (
-        g.columns >= 5 and g.length >= 32 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
-    ),
-    pack=amx.pack,
-    function=amx.kernel,
-    symbol=amx.symbol,
-    extras=_amx_extras,
-)
+    return Kernel(
+        name=f"dot/amx-int8/{block}",
+        isa="amx-int8",
+        kind="dot",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=block,
+        overread_bytes=amx.CHUNK - 1,
+        act_offset=0,
+        # Short rows leave tiles empty, short taps leave chunks empty: VNNI wastes less there.
+        accepts=lambda g: (
+            g.columns >= 5 and g.length >= 32 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
+        ),
+        pack=lambda weight: amx.pack(weight, vectors),
+        finishes=tuple(Finish),
+        function=lambda finish: amx.kernel(vectors, finish),
+        symbol=lambda finish: amx.symbol(vectors, finish),
+        extras=extras,
+    )
 
 
 def _small_group_extras(g: Geometry) -> tuple[Extra, ...]:
     p = depthwise.Parameter
-    values = {
+    values = _finish_values(g) | {
         p.ROWS: g.rows,
         p.COLUMNS: g.columns,
-        p.CHANNELS: g.channels,
         p.TAPS: len(g.offsets),
         p.WEIGHT_ROW: -(-g.channels // depthwise.LANES) * depthwise.LANES,
         p.GROUP_IN: g.length,
@@ -171,9 +192,6 @@ def _small_group_extras(g: Geometry) -> tuple[Extra, ...]:
         p.IN_COLUMN: g.in_column,
         p.OUT_ROW: g.out_row,
         p.OUT_COLUMN: g.out_column,
-        p.ZERO_POINT: g.zero_point,
-        p.LOW: g.low,
-        p.HIGH: g.high,
     }
     return (_parameters(values, g.offsets, p.OFFSETS),)
 
@@ -189,6 +207,7 @@ DEPTHWISE = Kernel(
     act_offset=0,
     accepts=lambda g: True,
     pack=depthwise.pack_depthwise,
+    finishes=(Finish.UINT8, Finish.FLOAT32),
     function=depthwise.depthwise_kernel,
     symbol=depthwise.depthwise_symbol,
     extras=_small_group_extras,
@@ -205,13 +224,15 @@ GROUPED = Kernel(
     act_offset=0,
     accepts=lambda g: True,
     pack=depthwise.pack_grouped,
+    finishes=(Finish.UINT8, Finish.FLOAT32),
     function=depthwise.grouped_kernel,
     symbol=depthwise.grouped_symbol,
     extras=_small_group_extras,
 )
 
 TABLE: tuple[Kernel, ...] = (
-    AMX,
+    _amx_row(2),
+    _amx_row(1),
     _dot_row(dot.AVX512_VNNI, dot.Tile(6, 2)),
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
@@ -236,6 +257,7 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
         and row.kind == geometry.kind
         and geometry.weight_bits in row.weight_bits
         and geometry.act_bits in row.act_bits
+        and (geometry.residual is None or Finish.UINT8_ADD in row.finishes)
         and row.accepts(geometry)
     ]
 

@@ -64,7 +64,9 @@ def average_kernel() -> PrimFunc:
             with T.serial(0, p[Parameter.CHANNELS]) as c:
                 store(sums, -(height * width) * p[Parameter.IN_ZERO_POINT], c)
             with T.serial(0, height) as i, T.serial(0, width) as j:
-                source = (rows[2 * row] + i) * p[Parameter.IN_ROW] + (columns[2 * column] + j) * p[Parameter.IN_COLUMN]
+                source = (rows[2 * row] + i) * p[Parameter.IN_ROW] + (columns[2 * column] + j) * p[
+                    Parameter.IN_COLUMN
+                ]
                 with T.serial(0, p[Parameter.CHANNELS]) as c:
                     store(sums, sums[c] + T.cast(a[source + c], "int32"), c)
             out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
@@ -110,7 +112,8 @@ def bilinear_kernel() -> PrimFunc:
             out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
             with T.serial(0, p[Parameter.CHANNELS]) as c:
                 upper, lower = (
-                    T.cast(a[line + left + c], "int32") * (one - across) + T.cast(a[line + right + c], "int32") * across
+                    T.cast(a[line + left + c], "int32") * (one - across)
+                    + T.cast(a[line + right + c], "int32") * across
                     for line in (top, bottom)
                 )
                 total = upper * (one - down) + lower * down + (1 << (2 * BILINEAR_BITS - 1))

@@ -156,9 +156,7 @@ class Draft:
 
     def copy(self, source: Value, target: Value, layer: str) -> None:
         dtype = source.dtype
-        self.elementwise(
-            f"hq_copy_{dtype}", lambda: elementwise.copy_kernel(dtype), (target, source), layer
-        )
+        self.elementwise(f"hq_copy_{dtype}", lambda: elementwise.copy_kernel(dtype), (target, source), layer)
 
     def dense_copy(self, value: Value, layer: str) -> Value:
         """The value itself where it is row-major from the start of its buffer, else a copy that is."""
@@ -173,7 +171,10 @@ class Draft:
         lifetimes: dict[int, Lifetime] = {}
         for position, step in enumerate(self.steps):
             for argument in step.arguments:
-                if isinstance(argument, Reference) and self.buffers[argument.buffer].region is Region.WORKSPACE:
+                if (
+                    isinstance(argument, Reference)
+                    and self.buffers[argument.buffer].region is Region.WORKSPACE
+                ):
                     known = lifetimes.get(argument.buffer)
                     size = self.buffers[argument.buffer].size_bytes
                     lifetimes[argument.buffer] = Lifetime(size, known.first if known else position, position)

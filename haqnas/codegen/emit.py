@@ -235,7 +235,9 @@ def _argument(program: Program, argument: Pointer | int) -> str:
 def _call(program: Program, index: int, call: Call) -> str:
     comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
     mark = f" if (mark) mark(context, {index});"
-    return f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{mark}{comment}"
+    return (
+        f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{mark}{comment}"
+    )
 
 
 def _checks(program: Program) -> str:

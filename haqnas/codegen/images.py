@@ -41,7 +41,9 @@ def _table(draft: Draft, rows: Sequence[Any]) -> Any:
     return draft.constant(np.array(rows, np.int32))
 
 
-def max_windows(size: int, count: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
+def max_windows(
+    size: int, count: int, kernel: int, stride: int, padding: int, dilation: int
+) -> list[tuple[int, int]]:
     """(first valid element, number of valid elements) of each window; elements are `dilation` apart."""
     result = []
     for index in range(count):

@@ -103,12 +103,8 @@ def _lower_binding(draft: Draft, module: Any, binding: Any, known: dict[Any, Any
     raw = raw_function(module[target], target.name_hint)
     types = expression.ty_args[0] if hasattr(expression, "ty_args") else expression.sinfo_args[0]
     fields = list(types.fields) if hasattr(types, "fields") else [types]
-    outputs = [
-        draft.new_dense([int(extent) for extent in field.shape], str(field.dtype)) for field in fields
-    ]
-    pointers: list[Argument] = [
-        _pointer(draft, _operand(argument, known)) for argument in arguments.fields
-    ]
+    outputs = [draft.new_dense([int(extent) for extent in field.shape], str(field.dtype)) for field in fields]
+    pointers: list[Argument] = [_pointer(draft, _operand(argument, known)) for argument in arguments.fields]
     pointers += [draft.address(output) for output in outputs]
     scratch = [draft.allocate(size) for size in raw.scratch_bytes]
     pointers += [draft.address(Value(buffer, dense((1,)), "uint8")) for buffer in scratch]
@@ -157,11 +153,11 @@ def raw_function(function: Any, name: str) -> RawFunction:
         tirx.Var(f"p{i}", tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global"))
         for i, buffer in enumerate(buffers)
     ]
-    declared = [
-        tirx.DeclBuffer(buffer, data=handle) for buffer, handle in zip(buffers, handles, strict=True)
-    ]
+    declared = [tirx.DeclBuffer(buffer, data=handle) for buffer, handle in zip(buffers, handles, strict=True)]
     wrapped = tirx.PrimFunc(handles, tirx.SeqStmt([*declared, body]))
-    wrapped = wrapped.with_attr("global_symbol", name).with_attr("tirx.noalias", True).with_attr("s_tir", True)
+    wrapped = (
+        wrapped.with_attr("global_symbol", name).with_attr("tirx.noalias", True).with_attr("s_tir", True)
+    )
     sizes = tuple(
         int(np.prod([int(e) for e in buffer.shape])) * ITEM_BYTES[str(buffer.dtype)] for buffer in scratch
     )

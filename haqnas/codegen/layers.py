@@ -11,7 +11,8 @@ from haqnas.codegen.layout import NO_HALO, Halo, Layout, channels_last
 from haqnas.codegen.program import LayerInfo, Region
 from haqnas.errors import UnsupportedModelError
 from haqnas.kernels import elementwise, subbyte
-from haqnas.kernels.table import Geometry, Kernel, Scratch
+from haqnas.kernels.finish import Finish
+from haqnas.kernels.table import Geometry, Kernel, Residual, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,29 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """What becomes of an accumulator: uint8 by requantization, or float32 (`clamp` is None)."""
+class Sum:
+    """An image to add to the requantized output, and the scalars of `haqnas::qadd` with the output as `a`."""
+
+    image: Value
+    scalars: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What becomes of an accumulator: uint8 by requantization (and a sum), or float32 (`clamp` is None)."""
 
     clamp: tuple[int, int, int] | None  # zero point, low, high
+    residual: Sum | None = None
+
+    @property
+    def finish(self) -> Finish:
+        if self.clamp is None:
+            return Finish.FLOAT32
+        return Finish.UINT8 if self.residual is None else Finish.UINT8_ADD
 
     @property
     def dtype(self) -> str:
-        return "uint8" if self.clamp else "float32"
+        return self.finish.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +87,8 @@ def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) ->
     return image
 
 
-def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, finish: Finish, out: Value) -> None:
-    """Emit `out = finish(conv2d(x))`; `out` is channels last."""
+def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: Ending, out: Value) -> None:
+    """Emit `out = ending(conv2d(x))`; `out` is channels last."""
     channels, group_in, kh, kw = w.weight.shape
     halo = halo_of_conv(x.layout.shape, (kh, kw), window)
     x = as_image(draft, x, halo, w.in_zero_point, w.layer)
@@ -89,24 +105,42 @@ def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, finish: Fin
         offsets = tuple(y * down + c * across for y in range(kh) for c in range(kw))
         length = group_in
         weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh * kw, length)
-    steps = (window.stride[0] * in_row, window.stride[1] * pixel, out.layout.strides[2], out.layout.strides[3])
-    if steps[0] == columns * steps[1] and steps[2] == columns * steps[3]:
+    steps = (
+        window.stride[0] * in_row,
+        window.stride[1] * pixel,
+        out.layout.strides[2],
+        out.layout.strides[3],
+    )
+    residual = None
+    if ending.residual is not None:
+        image = as_image(draft, ending.residual.image, NO_HALO, 0, w.layer)
+        ending = Ending(ending.clamp, Sum(image, ending.residual.scalars))
+        residual = Residual(image.layout.strides[2], image.layout.strides[3], ending.residual.scalars)
+    in_one_row = steps[0] == columns * steps[1] and steps[2] == columns * steps[3]
+    if in_one_row and (residual is None or residual.row == columns * residual.column):
         rows, columns = 1, rows * columns
     depthwise = grouped and group_in == 1 and channels == window.groups
     geometry = _geometry(
-        "depthwise" if depthwise else "grouped" if grouped else "dot", (rows, columns), steps, offsets, length, w, finish,
+        "depthwise" if depthwise else "grouped" if grouped else "dot",
+        (rows, columns),
+        steps,
+        offsets,
+        length,
+        w,
+        ending,
         channels // window.groups,
+        residual,
     )
     base = x.layout.offset - window.padding[0] * in_row - window.padding[1] * pixel
     macs = prod(out.layout.shape) * group_in * kh * kw
-    _emit(draft, geometry, draft.address(x, base), weight, w, finish, out, ("conv2d", macs))
+    _emit(draft, geometry, draft.address(x, base), weight, w, ending, out, ("conv2d", macs))
 
 
-def lower_linear(draft: Draft, x: Value, w: Weights, finish: Finish, out: Value) -> None:
-    """Emit `out = finish(linear(x))` on the last dimension; `out` is dense."""
+def lower_linear(draft: Draft, x: Value, w: Weights, ending: Ending, out: Value) -> None:
+    """Emit `out = ending(linear(x))` on the last dimension; `out` is dense."""
     channels, length = w.weight.shape[:2]
     rows = prod(x.layout.shape[:-1])
-    geometry = _geometry("dot", (1, rows), (0, length, 0, channels), (0,), length, w, finish, channels)
+    geometry = _geometry("dot", (1, rows), (0, length, 0, channels), (0,), length, w, ending, channels)
     kernel = draft.choose(geometry, draft.profile.isas)
     overreads = kernel.overread_bytes > 0 and length % (kernel.overread_bytes + 1) != 0
     external = draft.buffers[x.buffer].region is not Region.WORKSPACE
@@ -115,11 +149,11 @@ def lower_linear(draft: Draft, x: Value, w: Weights, finish: Finish, out: Value)
         draft.copy(x, copied, w.layer)
         x = copied
     weight = w.weight.reshape(channels, 1, length)
-    _emit(draft, geometry, draft.address(x), weight, w, finish, out, ("linear", rows * channels * length))
+    _emit(draft, geometry, draft.address(x), weight, w, ending, out, ("linear", rows * channels * length))
 
 
 def lower_conv_transpose2d(
-    draft: Draft, x: Value, w: Weights, window: Window, finish: Finish, out: Value
+    draft: Draft, x: Value, w: Weights, window: Window, ending: Ending, out: Value
 ) -> None:
     """A transposed convolution is a convolution of the input with zeros between its pixels, kernel turned round.
 
@@ -157,7 +191,7 @@ def lower_conv_transpose2d(
         w.layer, np.ascontiguousarray(turned), w.bias, w.scale, w.weight_bits, w.act_bits, w.in_zero_point
     )
     plain = Window((1, 1), (0, 0), window.dilation, groups)
-    lower_conv2d(draft, Value(canvas.buffer, seen, "uint8"), forward, plain, finish, out)
+    lower_conv2d(draft, Value(canvas.buffer, seen, "uint8"), forward, plain, ending, out)
 
 
 def _geometry(
@@ -167,10 +201,11 @@ def _geometry(
     offsets: tuple[int, ...],
     length: int,
     w: Weights,
-    finish: Finish,
+    ending: Ending,
     group_out: int,
+    residual: Residual | None = None,
 ) -> Geometry:
-    zero_point, low, high = finish.clamp or (0, 0, 255)
+    zero_point, low, high = ending.clamp or (0, 0, 255)
     return Geometry(
         kind=kind,
         rows=extents[0],
@@ -188,6 +223,7 @@ def _geometry(
         high=high,
         weight_bits=w.weight_bits,
         act_bits=w.act_bits,
+        residual=residual,
     )
 
 
@@ -197,13 +233,13 @@ def _emit(
     source: Reference,
     weight: np.ndarray,
     w: Weights,
-    finish: Finish,
+    ending: Ending,
     out: Value,
     facts: tuple[str, int],
 ) -> None:
     """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
     kernel = draft.choose(geometry, draft.profile.isas)
-    dtype = finish.dtype
+    finish = ending.finish
     pointer, weight_offset, weight_size = _weight_argument(draft, kernel, weight, w)
     bias = draft.constant(_padded(_folded_bias(kernel, weight, w), kernel.block))
     scale = draft.constant(_padded(w.scale.astype(np.float32), kernel.block))
@@ -212,9 +248,10 @@ def _emit(
         Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
         for extra in kernel.extras(geometry)
     ]
-    build: Callable[[], object] = lambda: kernel.function(dtype)  # noqa: E731
-    arguments = (source, pointer, bias, scale, draft.address(out), *extras)
-    draft.call(kernel.symbol(dtype), build, arguments, w.layer)
+    build: Callable[[], object] = lambda: kernel.function(finish)  # noqa: E731
+    summed = [draft.address(ending.residual.image)] if ending.residual else []
+    arguments = (source, pointer, bias, scale, draft.address(out), *summed, *extras)
+    draft.call(kernel.symbol(finish), build, arguments, w.layer)
     draft.layers.append(
         LayerInfo(
             name=w.layer,
@@ -229,7 +266,9 @@ def _emit(
     )
 
 
-def _weight_argument(draft: Draft, kernel: Kernel, weight: np.ndarray, w: Weights) -> tuple[Argument, int, int]:
+def _weight_argument(
+    draft: Draft, kernel: Kernel, weight: np.ndarray, w: Weights
+) -> tuple[Argument, int, int]:
     """Argument, offset in the constants and bytes of the packed weights."""
     ordered = kernel.pack(weight)
     if w.weight_bits == 8:
@@ -264,5 +303,3 @@ def _padded(values: np.ndarray, block: int) -> np.ndarray:
     out = np.zeros(-(-len(values) // block) * block, values.dtype)
     out[: len(values)] = values
     return out
-
-

@@ -116,7 +116,9 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout | None:
 def _adds_unit_height(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     """Whether (n, c, l) became (n, c, 1, l) or the reverse, as around a one-dimensional convolution."""
     longer, shorter = sorted((old, new), key=len, reverse=True)
-    return old == new or (len(longer) == 4 and len(shorter) == 3 and longer[2] == 1 and longer[:2] + longer[3:] == shorter)
+    return old == new or (
+        len(longer) == 4 and len(shorter) == 3 and longer[2] == 1 and longer[:2] + longer[3:] == shorter
+    )
 
 
 def broadcast(layout: Layout, shape: Sequence[int]) -> Layout:

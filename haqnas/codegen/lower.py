@@ -36,9 +36,7 @@ class _FloatOperators(OperatorSupportBase):
         return not (isinstance(value, torch.Tensor) and value.dtype == torch.uint8)
 
 
-def lower(
-    graph: fx.GraphModule, profile: HardwareProfile, name: str, choose: Choose = select
-) -> Program:
+def lower(graph: fx.GraphModule, profile: HardwareProfile, name: str, choose: Choose = select) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
     `choose` picks the row of the kernel table for each layer. Raises UnsupportedModelError for what no kernel and no importer can express.
@@ -79,6 +77,8 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.values: dict[fx.Node, Any] = {}
+        self.fused = fused_sums(self.graph.graph)
+        self.deferred = frozenset(self.fused.values())
 
     # Inputs and outputs
 
@@ -93,14 +93,18 @@ class _Walk:
         quantizers = {(u.target, u.args[1:]) for u in users}
         if len(quantizers) == 1 and users[0].target is haqnas.quantize.default and users[0].args[0] is node:
             inverse_scale, zero_point, _low, high = users[0].args[1:]
-            info = TensorInfo(node.name, "uint8", shape, float(1 / np.float64(inverse_scale)), zero_point, high)
+            info = TensorInfo(
+                node.name, "uint8", shape, float(1 / np.float64(inverse_scale)), zero_point, high
+            )
             buffer = self.draft.external(Region.INPUT, index, info.size_bytes)
             for user in users:
                 self.values[user] = Value(buffer, dense(shape), "uint8")
             return info
         dtype = str(node.meta["val"].dtype).removeprefix("torch.")
         if dtype != "float32":
-            raise UnsupportedModelError(f"inputs must be float32, but {node.name} is {dtype}; convert it in the model")
+            raise UnsupportedModelError(
+                f"inputs must be float32, but {node.name} is {dtype}; convert it in the model"
+            )
         info = TensorInfo(node.name, dtype, shape, 1.0, 0, 0)
         buffer = self.draft.external(Region.INPUT, index, info.size_bytes)
         self.values[node] = Value(buffer, dense(shape), dtype)
@@ -122,7 +126,7 @@ class _Walk:
     # Nodes
 
     def lower_call(self, node: fx.Node) -> None:
-        if node in self.values:
+        if node in self.values or node in self.deferred:
             return
         if node.target is operator.getitem:
             self.values[node] = self.values[node.args[0]][node.args[1]]
@@ -140,7 +144,9 @@ class _Walk:
         island = self.graph.get_submodule(str(node.target))
         inputs = [self.value(argument) for argument in node.args]
         kinds = sorted({str(n.target) for n in island.graph.nodes if n.op == "call_function"})
-        layer = self.layer(node) or next((n.meta["layer"] for n in island.graph.nodes if n.meta.get("layer")), "")
+        layer = self.layer(node) or next(
+            (n.meta["layer"] for n in island.graph.nodes if n.meta.get("layer")), ""
+        )
         results = lower_island(self.draft, island, inputs, layer)
         self.draft.is_exact = False
         self.draft.layers.append(
@@ -221,38 +227,73 @@ def _weights(walk: _Walk, node: fx.Node, bits_at: int) -> layers.Weights:
     return layers.Weights(walk.layer(node), weight, bias, scale, weight_bits, act_bits, in_zero_point)
 
 
-def _finish(node: fx.Node, at: int) -> layers.Finish:
+def _ending(node: fx.Node, at: int) -> layers.Ending:
     """Requantization arguments from position `at` on, where the operator has them."""
-    return layers.Finish(tuple(node.args[at : at + 3]) if len(node.args) > at else None)
+    return layers.Ending(tuple(node.args[at : at + 3]) if len(node.args) > at else None)
+
+
+def fused_sums(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Sum -> the convolution, read by nothing else, whose kernel can add the other operand as it finishes."""
+    fused: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.target is not haqnas.qadd.default:
+            continue
+        operands = node.args[:2]
+        same_shape = operands[0].meta["val"].shape == operands[1].meta["val"].shape
+        convolutions = [
+            operand
+            for operand in operands
+            if operand.target is haqnas.qconv2d.default and len(operand.users) == 1 and operand.args[7] == 1
+        ]
+        if convolutions and same_shape and operands[0] is not operands[1]:
+            fused[node] = convolutions[-1]
+    return fused
+
+
+def _add(walk: _Walk, node: fx.Node) -> Value:
+    """A sum, computed where one of its operands is."""
+    convolution = walk.fused.get(node)
+    if convolution is None:
+        return movement.add(walk, node)
+    a, b, za, ma, zb, mb, *rest = node.args
+    other, scalars = (b, (za, ma, zb, mb)) if a is convolution else (a, (zb, mb, za, ma))
+    plain = _ending(convolution, 11)
+    out = walk.result(node, "uint8")
+    ending = layers.Ending(plain.clamp, layers.Sum(walk.value(other), (*scalars, *rest)))
+    weights = _weights(walk, convolution, 8)
+    x = walk.value(convolution.args[0])
+    layers.lower_conv2d(walk.draft, x, weights, window_of(convolution), ending, out)
+    return out
 
 
 def _conv2d(walk: _Walk, node: fx.Node) -> Value:
-    finish = _finish(node, 11)
-    out = walk.result(node, finish.dtype)
-    layers.lower_conv2d(walk.draft, walk.value(node.args[0]), _weights(walk, node, 8), window_of(node), finish, out)
+    ending = _ending(node, 11)
+    out = walk.result(node, ending.dtype)
+    weights = _weights(walk, node, 8)
+    layers.lower_conv2d(walk.draft, walk.value(node.args[0]), weights, window_of(node), ending, out)
     return out
 
 
 def _conv_transpose2d(walk: _Walk, node: fx.Node) -> Value:
-    finish = _finish(node, 12)
-    out = walk.result(node, finish.dtype)
+    ending = _ending(node, 12)
+    out = walk.result(node, ending.dtype)
     stride, padding, _output_padding, dilation, groups = node.args[4:9]
     window = layers.Window(tuple(stride), tuple(padding), tuple(dilation), groups)
     weights = _weights(walk, node, 9)
-    layers.lower_conv_transpose2d(walk.draft, walk.value(node.args[0]), weights, window, finish, out)
+    layers.lower_conv_transpose2d(walk.draft, walk.value(node.args[0]), weights, window, ending, out)
     return out
 
 
 def _linear(walk: _Walk, node: fx.Node) -> Value:
-    finish = _finish(node, 7)
+    ending = _ending(node, 7)
     shape = walk.shape(node)
     index = walk._output_index(node)
-    if index is not None and finish.dtype == "float32":
-        size = ITEM_BYTES[finish.dtype] * int(np.prod(shape))
-        out = Value(walk.draft.external(Region.OUTPUT, index, size), dense(shape), finish.dtype)
+    if index is not None and ending.dtype == "float32":
+        size = ITEM_BYTES[ending.dtype] * int(np.prod(shape))
+        out = Value(walk.draft.external(Region.OUTPUT, index, size), dense(shape), ending.dtype)
     else:
-        out = walk.draft.new_dense(shape, finish.dtype)
-    layers.lower_linear(walk.draft, walk.value(node.args[0]), _weights(walk, node, 4), finish, out)
+        out = walk.draft.new_dense(shape, ending.dtype)
+    layers.lower_linear(walk.draft, walk.value(node.args[0]), _weights(walk, node, 4), ending, out)
     return out
 
 
@@ -269,7 +310,7 @@ HANDLERS: dict[Any, Callable[[_Walk, fx.Node], Value]] = {
     haqnas.quantize.default: movement.quantize,
     haqnas.dequantize.default: movement.dequantize,
     haqnas.qtable.default: movement.table,
-    haqnas.qadd.default: movement.add,
+    haqnas.qadd.default: _add,
     haqnas.qmul.default: movement.mul,
     haqnas.qmax_pool2d.default: images.max_pool,
     haqnas.qavg_pool2d.default: images.avg_pool,

@@ -142,9 +142,7 @@ def pad(walk: Walk, node: fx.Node) -> Value:
     amounts: Any = node.args[1]
     fill: Any = node.args[2] if len(node.args) > 2 else 0
     out = walk.result(node, "uint8")
-    walk.draft.elementwise(
-        "hq_fill_uint8", elementwise.fill_kernel, (out,), walk.layer(node), (int(fill),)
-    )
+    walk.draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (out,), walk.layer(node), (int(fill),))
     source, target = value.layout, out.layout
     rank = len(source.shape)
     for k in range(len(amounts) // 2):

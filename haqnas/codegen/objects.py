@@ -56,8 +56,16 @@ def compile_functions(functions: Mapping[str, Any], profile: HardwareProfile) ->
 
 
 def build(functions: Mapping[str, Any], profile: HardwareProfile, path: Path) -> Path:
-    """Write the object file atomically and return `path`."""
+    """Write the object file atomically and return `path`; raises OSError."""
+    compiled = compile_functions(functions, profile)
+    # LLVM ends the process when its output stream fails, so a full disk must meet Python's writing, not LLVM's.
+    with os.fdopen(os.memfd_create(path.name), "rb") as memory:
+        compiled.write_to_file(f"/proc/self/fd/{memory.fileno()}", "o")
+        data = memory.read()
     partial = path.with_suffix(f".{os.getpid()}.o")
-    compile_functions(functions, profile).write_to_file(str(partial), "o")
-    partial.replace(path)
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path

@@ -246,8 +246,9 @@ def qadd(
 ) -> Tensor:
     """a + b (broadcasting) in fixed point: ((a - za) * ma + (b - zb) * mb + 2**(shift-1)) >> shift.
 
-    The caller chooses multipliers so that the sum stays below 2**31.
+    The caller chooses multipliers of at most 16 bits (with the sign) so that the sum stays below 2**31.
     """
+    assert max(abs(a_multiplier), abs(b_multiplier)) < 2**15, "kernels multiply 16-bit numbers"
     left = (a.to(torch.int32) - a_zero_point) * a_multiplier
     right = (b.to(torch.int32) - b_zero_point) * b_multiplier
     rounded = (left + right + (1 << (shift - 1))) >> shift

@@ -10,6 +10,7 @@ from haqnas.errors import UnsupportedModelError
 from haqnas.rewrite.quants import ActQuant
 
 INT32_LIMIT = 2**31
+MULTIPLIER_LIMIT = 2**15
 GREATEST_SHIFT = 30
 TABLE_SIZE = 256
 
@@ -67,16 +68,17 @@ def clamp_integers(target: ActQuant, bounds: tuple[float, float] | None) -> tupl
 def add_multipliers(a: ActQuant, b: ActQuant, target: ActQuant, sign: int = 1) -> tuple[int, int, int]:
     """(multiplier of a, multiplier of b, shift) of `haqnas::qadd`; sign -1 subtracts b.
 
-    The greatest shift for which |sum| < 2**31 for all inputs, so the greatest precision. A ratio of scales so large
+    The greatest shift for which |sum| < 2**31 for all inputs and the multipliers fit 16 bits, so that kernels can
+    use 16-bit multipliers: an error of 2**-16 of an operand's span. A ratio of scales so large
     that one step of an input exceeds the output's range saturates instead.
     """
     spans = [max(quant.zero_point, quant.quant_max - quant.zero_point) for quant in (a, b)]
     ratios = [quant.scale / target.scale for quant in (a, b)]
     for shift in range(GREATEST_SHIFT, 0, -1):
         multipliers = [round(ratio * 2**shift) for ratio in ratios]
-        if _largest_sum(multipliers, spans, shift) < INT32_LIMIT:
+        if max(multipliers) < MULTIPLIER_LIMIT and _largest_sum(multipliers, spans, shift) < INT32_LIMIT:
             return multipliers[0], sign * multipliers[1], shift
-    ceilings = [(INT32_LIMIT - 2) // (2 * span) for span in spans]
+    ceilings = [min((INT32_LIMIT - 2) // (2 * span), MULTIPLIER_LIMIT - 1) for span in spans]
     saturated = [min(round(2 * r), ceiling) for r, ceiling in zip(ratios, ceilings, strict=True)]
     return saturated[0], sign * saturated[1], 1
 

@@ -65,8 +65,8 @@ def sequence(x: Tensor) -> Tensor:
 
 X = (1, 4, 5, 6)
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
-    "add": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 19, 250, 777_777, 20, 17, 0, 255), (X, X)),
-    "add broadcast": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 19, 0, -777_777, 20, 17, 4, 250), (X, (1, 4, 1, 1))),
+    "add": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 14, 250, 24_305, 15, 17, 0, 255), (X, X)),
+    "add broadcast": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 14, 0, -24_305, 15, 17, 4, 250), (X, (1, 4, 1, 1))),
     "add rounds": (lambda a, b: haqnas.qadd(a, b, 0, 1, 0, 1, 1, 0, 0, 255), (X, X)),
     "mul": (lambda a, b: haqnas.qmul(a, b, 128, 3, 0.013, 128, 0, 255), (X, X)),
     "mul broadcast": (lambda a, b: haqnas.qmul(a, b, 0, 0, 1 / 255, 0, 0, 255), (X, (1, 4, 1, 1))),
@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "channel shuffle": (shuffled, (X,)),
     "shuffle into a convolution": (lambda x: convolution(shuffled(x)), (X,)),
     "convolution of a slice": (lambda x: convolution(aten.slice.Tensor(convolution(x), 1, 1, 5)), (X,)),
-    "convolutions of a residual": (lambda x: aten.slice.Tensor(haqnas.qadd(convolution(x), convolution(x), 9, 1 << 19, 9, 1 << 19, 20, 9, 0, 255), 1, 2, 6), (X,)),
+    "convolutions of a residual": (lambda x: aten.slice.Tensor(haqnas.qadd(convolution(x), convolution(x), 9, 1 << 14, 9, 1 << 14, 15, 9, 0, 255), 1, 2, 6), (X,)),
     "one-dimensional": (sequence, ((1, 4, 30),)),
     "transposed": (transposed(1, 2, 1, 1, 1), (X,)),
     "transposed, grouped": (transposed(2, 3, 0, 2, 1), (X,)),
