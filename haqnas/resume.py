@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from haqnas.errors import ConfigurationError
+from haqnas.errors import ConfigurationError, DeviceError
 
 STATE = ".state"
 _PACKAGES = ("haqnas", "torch", "brevitas", "apache-tvm", "ziglang", "numpy")
@@ -116,12 +117,14 @@ def taught_os_errors(directory: Path) -> Iterator[None]:
     """Turn what the file system refuses into a ConfigurationError that says what to do."""
     try:
         yield
+    except DeviceError as error:
+        if os.strerror(errno.ENOSPC) not in str(error):  # a compiler says it in its own words
+            raise
+        raise ConfigurationError(_no_space(directory)) from error
     except OSError as error:
         place = error.filename or directory
         if error.errno in _FULL:
-            message = (
-                f"no space left for {place}: free some, or choose another -o DIR; then run the same again"
-            )
+            message = _no_space(place)
         elif error.errno == errno.EROFS:
             message = f"{place} is on a read-only file system; choose another -o DIR"
         elif error.errno in {errno.EACCES, errno.EPERM}:
@@ -131,6 +134,10 @@ def taught_os_errors(directory: Path) -> Iterator[None]:
         else:
             message = f"{place}: {error.strerror or error}; choose another -o DIR, or look at the disk"
         raise ConfigurationError(message) from error
+
+
+def _no_space(place: object) -> str:
+    return f"no space left for {place}: free some, or choose another -o DIR; then run the same again"
 
 
 def stage_folder(state: Path, request: str, fresh: bool) -> Path:
