@@ -1,5 +1,5 @@
 # make demo   compile the digits network for arm-cpu and for this machine, run both, print accuracies
-# make test   pytest (FAST=1 leaves out slow tests) and the C runtime's tests (CTest, sanitizers)
+# make test   pytest (FAST=1 leaves out slow tests, JOBS=1 runs one at a time) and the C runtime's tests (CTest, sanitizers)
 # make lint   ruff, mypy --strict, import-linter, clang-format
 # make bench  timings of the compiler's stages and of the compiled digits network
 # make clean  remove what was built; .venv stays (rm -r .venv removes it)
@@ -11,6 +11,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 DEMO := build/demo
 LINT := build/lint
 PYTEST_FLAGS ?=
+JOBS ?= 2
 RUNTIME_SOURCES = $(shell find kernels tests -name '*.[ch]' -o -name '*.cc')
 
 .PHONY: demo test lint bench clean
@@ -37,9 +38,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@command -v cmake > /dev/null || { echo "make test needs cmake and a C++ compiler (Debian, Ubuntu: apt install cmake g++)" >&2; exit 1; }
-	$(BIN)/python -m pytest -m "not benchmarks" $(if $(FAST),--fast) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -p no:benchmark -m "not benchmarks" -n $(JOBS) --dist loadgroup $(if $(FAST),--fast) $(PYTEST_FLAGS)
 	mkdir -p build && cmake -S . -B build/cmake -DCMAKE_BUILD_TYPE=Debug > build/cmake.log || { cat build/cmake.log; exit 1; }
-	cmake --build build/cmake --parallel 2
+	cmake --build build/cmake --parallel $(JOBS)
 	ctest --test-dir build/cmake --output-on-failure
 
 # cli/, kernels/ and hw_profiles/ are folders of the package `haqnas` only once it is built, so the tools that follow

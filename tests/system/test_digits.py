@@ -17,6 +17,8 @@ TARGETS = [
     pytest.param("arm-cpu", marks=pytest.mark.arm),
     pytest.param("riscv64", marks=pytest.mark.riscv),
 ]
+pytestmark = pytest.mark.xdist_group("digits")  # the artefacts are compiled once, in one process
+
 THREADED_C = r"""
 #include "digits.h"
 #include <pthread.h>
