@@ -87,7 +87,7 @@ def equalize(graph: GraphModule) -> GraphModule:
         elif node.target is aten.add.Tensor and len(tensor_inputs(node)) == 2:
             node.meta["orig_target"] = operator.add
     with torch.no_grad():
-        equalized = EqualizeGraph(bias_shrinkage=None).apply(equalized)
+        equalized = EqualizeGraph(merge_bias=False).apply(equalized)
     for node in equalized.graph.nodes:
         node.meta.pop("orig_target", None)
     equalized.recompile()
