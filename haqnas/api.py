@@ -1,7 +1,8 @@
 """The public calls: `compile` a model into an Artifact, and `load` one. Nothing here prints."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def compile(
     options = check_options(target, bits, name, formats, cc, device, seed)
     directory = Path(output)
     report = _Reporter(progress)
-    with open_output(directory) as state, taught_os_errors(directory):
+    with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
         report("trace", "")
         canonical = normalise(trace(model, example_inputs))
         options.policy.check_layers([layer.name for layer in list_layers(canonical)])
@@ -141,6 +142,18 @@ def compile_file(
         fresh=fresh,
         progress=progress,
     )
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and each part back in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class _Reporter:

@@ -85,7 +85,7 @@ def run_stages(
     graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, options.policy), batches)))
     report("score", "float model and integer graph")
     accuracy = _kept_accuracy(
-        work / "accuracy.json", lambda: score_accuracy(model.eval(), graph, judges, batches, samples.source)
+        work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, samples.source)
     )
     report("lower", f"for {options.profile.name}")
     program = lower(graph, options.profile, options.name)
