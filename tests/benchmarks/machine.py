@@ -1,0 +1,53 @@
+"""What the timings were made on."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "haqnas",
+    "torch",
+    "brevitas",
+    "apache-tvm",
+    "ziglang",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "ai-edge-litert",
+    "numpy",
+)
+
+
+def cores(count: int) -> tuple[int, ...]:
+    """The last `count` cores that this process may use: the first one serves most interrupts."""
+    usable = sorted(os.sched_getaffinity(0))
+    if count > len(usable):
+        raise SystemExit(f"{count} threads need {count} cores, but this process may use {len(usable)}")
+    return tuple(usable[-count:])
+
+
+def describe() -> dict[str, Any]:
+    """CPU, kernel, load and versions."""
+    fields = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return {
+        "cpu": fields.get("model name") or fields.get("CPU part") or platform.machine(),
+        "cpu_family_model_stepping": [fields.get(key) for key in ("cpu family", "model", "stepping")],
+        "flags": (fields.get("flags") or fields.get("Features") or "").split(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,124 @@
+"""haqnas itself: compile a network for a target, check the binary, run its own clock.
+
+python -m tests.benchmarks.ours NETWORK TARGET BITS FOLDER
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import haqnas
+from haqnas.artifact import GOLDEN_INPUTS, GOLDEN_OUTPUTS, Check, check_binary, decode_arrays
+from tests.benchmarks.float_model import read_input, read_output, signal_to_noise_db
+from tests.benchmarks.networks import NETWORKS, calibration_inputs
+
+RUN_TIMEOUT_S = 600.0
+_STAMP = "sources.sha256"
+
+
+def hash_sources() -> str:
+    """Of everything that a compilation depends on: an artefact of older kernels must not be measured again."""
+    package = Path(haqnas.__file__).parent
+    folders = {Path(folder) for name in ("kernels", "hw_profiles") for folder in _folders(name)} | {package}
+    files = {path for folder in folders for path in folder.rglob("*") if path.suffix in _SOURCE_SUFFIXES}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+_SOURCE_SUFFIXES = {".py", ".c", ".h", ".S", ".inc", ".toml"}
+
+
+def _folders(name: str) -> Sequence[str]:
+    """Of a subpackage, which may lie beside the package."""
+    module = __import__(f"haqnas.{name}", fromlist=["__path__"])
+    return list(module.__path__)
+
+
+def compile_model(
+    model: nn.Module, example: Tensor, name: str, target: str, bits: str, folder: Path
+) -> haqnas.Artifact:
+    """Compile, or load the artefact that these very sources made before."""
+    stamp, wanted = folder / _STAMP, hash_sources()
+    output = folder / "artifact"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return haqnas.load(output)
+    samples = calibration_inputs(example)
+    data = TensorDataset(samples, torch.zeros(len(samples), dtype=torch.int64))
+    artifact = haqnas.compile(
+        model,
+        (example,),
+        target=target,
+        bits=bits,
+        calibration_data=data,
+        output=output,
+        name=name,
+        formats=("exe",),
+        fresh=True,
+    )
+    stamp.write_text(wanted)
+    return artifact
+
+
+def compile_network(network: str, target: str, bits: str, folder: Path) -> haqnas.Artifact:
+    model, (example,) = NETWORKS[network]()
+    return compile_model(model, example, network, target, bits, folder)
+
+
+def check(artifact: haqnas.Artifact) -> tuple[Check, ...]:
+    """Self test and golden outputs on the artefact's device; raises VerificationError at a difference."""
+    inputs, outputs = (
+        tuple(arrays[name] for name in sorted(arrays, key=int))
+        for arrays in (decode_arrays(artifact.directory / path) for path in (GOLDEN_INPUTS, GOLDEN_OUTPUTS))
+    )
+    checks = check_binary(artifact, inputs, outputs, None, RUN_TIMEOUT_S)
+    not_run = [made.detail for made in checks if made.result != "ok"]
+    if not_run:
+        raise RuntimeError(f"{artifact.directory} was not checked: {'; '.join(not_run)}")
+    return checks
+
+
+def signal_to_noise(artifact: haqnas.Artifact, folder: Path) -> float:
+    """Of the binary's output for the network's input, against the float network; decibels."""
+    (given,) = artifact.run(read_input(folder))
+    return signal_to_noise_db(read_output(folder), given)
+
+
+def supports_threads(executable: Path) -> bool:
+    """Whether this build's runtime has a thread pool."""
+    done = subprocess.run([executable, "--help"], capture_output=True, text=True, check=True)
+    return "--threads" in done.stdout
+
+
+def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[int]) -> dict[str, list[int]]:
+    """The JSON that `--bench` or `--layers` prints, run on `cores`, one thread on each where it can."""
+    threads = ["--threads", str(len(cores))] if len(cores) > 1 and supports_threads(executable) else []
+    done = subprocess.run(
+        [executable, *arguments, *threads],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=RUN_TIMEOUT_S,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    document: dict[str, list[int]] = json.loads(done.stdout)
+    return document
+
+
+def main(arguments: list[str]) -> None:
+    network, target, bits, folder = arguments
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    compile_network(network, target, bits, Path(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

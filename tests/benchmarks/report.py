@@ -1,0 +1,49 @@
+"""Results as text: one table per network, then the rows that the project set itself as bars."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.contenders import OURS
+
+if TYPE_CHECKING:
+    from tests.benchmarks.compare import Comparison
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first one left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def comparison_text(result: "Comparison") -> str:
+    rows = [("", "median us", "spread", "10 %", "90 %", "runs", "SNR dB", "/ ours")]
+    ours = result.timings[OURS]
+    for name, timing in sorted(result.timings.items(), key=lambda item: item[1].median_s):
+        rows.append(
+            (
+                name,
+                f"{timing.median_s * 1e6:.1f}",
+                f"{timing.spread:.1%}",
+                f"{timing.p10_s * 1e6:.1f}",
+                f"{timing.p90_s * 1e6:.1f}",
+                f"{timing.runs}",
+                f"{result.snr_db[name]:.1f}",
+                f"{timing.median_s / ours.median_s:.2f}",
+            )
+        )
+    threads = len(result.cores)
+    note = "" if result.our_threads == threads else "; ours has no thread pool and ran on one"
+    lines = [f"{result.network}, {threads} thread{'s' if threads > 1 else ''}{note}", table(rows)]
+    lines += [f"{name}: not run: {reason}" for name, reason in result.unsupported.items()]
+    best = result.ratio
+    lines.append(
+        f"best peer / ours: {best.median:.2f} ({best.low:.2f} to {best.high:.2f}), {result.best}; "
+        f"{'; '.join(result.checks)}\n"
+    )
+    return "\n".join(lines)
