@@ -221,11 +221,14 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
         many = local("int32", tile.pixels * block)
         one = local("int32", block)
         with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
-            whole = T.floordiv(p[Parameter.COLUMNS], tile.pixels)
-            with T.serial(0, whole) as i:
-                tile_body(tile.pixels, many, n, row, i * tile.pixels)
-            with T.serial(0, p[Parameter.COLUMNS] - whole * tile.pixels) as i:
-                tile_body(1, one, n, row, whole * tile.pixels + i)
+            columns = p[Parameter.COLUMNS]
+            with T.If(columns >= tile.pixels):
+                with T.Then():  # the last tile of a row overlaps the one before: no pixel is worth a tile of its own
+                    with T.serial(0, T.floordiv(columns + tile.pixels - 1, tile.pixels)) as i:
+                        tile_body(tile.pixels, many, n, row, T.min(i * tile.pixels, columns - tile.pixels))
+                with T.Else():
+                    with T.serial(0, columns) as i:
+                        tile_body(1, one, n, row, i)
 
     pointers = {
         "a": "uint8",

@@ -87,17 +87,46 @@ def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) ->
     return image
 
 
+PLANAR_CHANNELS = 4  # more channels and the taps of planes become too many
+
+
+def _is_planar_input(draft: Draft, x: Value) -> bool:
+    """An image of few channels as the caller gives it: one plane after the other."""
+    few = 1 < x.layout.shape[1] <= PLANAR_CHANNELS
+    return few and x.layout.is_dense and draft.buffers[x.buffer].region is Region.INPUT
+
+
+def as_planes(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) -> Value:
+    """A copy with a halo around each plane. Rows are copied whole; interleaving three channels byte by byte took
+    5.9 us of a ResNet-20 (32x32) and 147 us at 224x224, longer than the convolution that reads them."""
+    _, channels, height, width = x.layout.shape
+    row = halo.left + width + halo.right
+    plane = (halo.top + height + halo.bottom) * row
+    whole = draft.new_dense((channels * plane,), "uint8")
+    if halo != NO_HALO:
+        draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (whole,), layer, (zero_point,))
+    layout = Layout(x.layout.shape, (channels * plane, plane, row, 1), halo.top * row + halo.left, halo)
+    planes = Value(whole.buffer, layout, "uint8")
+    draft.copy(x, planes, layer)
+    return planes
+
+
 def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: Ending, out: Value) -> None:
     """Emit `out = ending(conv2d(x))`; `out` is channels last."""
     channels, group_in, kh, kw = w.weight.shape
     halo = halo_of_conv(x.layout.shape, (kh, kw), window)
-    x = as_image(draft, x, halo, w.in_zero_point, w.layer)
+    grouped = window.groups > 1
+    planar = _is_planar_input(draft, x) and not grouped and window.dilation[1] == 1
+    x = (as_planes if planar else as_image)(draft, x, halo, w.in_zero_point, w.layer)
     in_row, pixel = x.layout.strides[2], x.layout.strides[3]
     rows, columns = out.layout.shape[2:]
-    grouped = window.groups > 1
     contiguous = not grouped and pixel == group_in and window.dilation[1] == 1
     down = window.dilation[0] * in_row
-    if contiguous:
+    if planar:
+        plane = x.layout.strides[1]
+        offsets, length = tuple(c * plane + y * down for c in range(group_in) for y in range(kh)), kw
+        weight = w.weight.reshape(channels, group_in * kh, kw)
+    elif contiguous:
         offsets, length = tuple(y * down for y in range(kh)), kw * group_in
         weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh, length)
     else:
