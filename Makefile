@@ -13,6 +13,8 @@ LINT := build/lint
 PYTEST_FLAGS ?=
 JOBS ?= 2
 RUNTIME_SOURCES = $(shell find kernels tests -name '*.[ch]' -o -name '*.cc')
+# Waiting threads of torch sleep instead of spinning: with several processes on few cores spinning costs ten times.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
