@@ -10,6 +10,7 @@ from haqnas.codegen.draft import Draft, Reference, Value
 from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
+from haqnas.codegen.nodes import arguments
 from haqnas.graph.windows import (
     Window,
     adaptive_windows,
@@ -23,7 +24,7 @@ from haqnas.kernels.windows import Parameter
 
 
 def _image(walk: Walk, node: fx.Node) -> Value:
-    return as_image(walk.draft, walk.value(node.args[0]), NO_HALO, 0, walk.layer(node))
+    return as_image(walk.draft, walk.value(arguments(node)[0]), NO_HALO, 0, walk.layer(node))
 
 
 def _parameters(draft: Draft, x: Value, out: Value, values: dict[Parameter, int]) -> Any:
@@ -54,8 +55,9 @@ def max_windows(
 
 
 def max_pool(walk: Walk, node: fx.Node) -> Value:
+    """Maximum over windows."""
     x, out = _image(walk, node), walk.result(node, "uint8")
-    kernel, stride, padding, dilation = (list(a) for a in node.args[1:5])  # type: ignore[union-attr, arg-type]
+    kernel, stride, padding, dilation = (list(a) for a in arguments(node)[1:5])
     rows, columns = (
         max_windows(
             x.layout.shape[2 + i], out.layout.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]
@@ -63,33 +65,35 @@ def max_pool(walk: Walk, node: fx.Node) -> Value:
         for i in (0, 1)
     )
     steps = {Parameter.ROW_STEP: dilation[0], Parameter.COLUMN_STEP: dilation[1]}
-    arguments = (
+    pointers = (
         walk.draft.address(out),
         walk.draft.address(x),
         _table(walk.draft, rows),
         _table(walk.draft, columns),
         _parameters(walk.draft, x, out, steps),
     )
-    walk.draft.call("hq_max_pool", windows.max_pool_kernel, arguments, walk.layer(node))
+    walk.draft.call("hq_max_pool", windows.max_pool_kernel, pointers, walk.layer(node))
     return out
 
 
 def avg_pool(walk: Walk, node: fx.Node) -> Value:
+    """Average over windows."""
     x = _image(walk, node)
-    kernel, stride, padding, ceil_mode, count_include_pad = node.args[1:6]
+    kernel, stride, padding, ceil_mode, count_include_pad = arguments(node)[1:6]
     rows, columns = (
-        average_windows(x.layout.shape[2 + i], kernel[i], stride[i], padding[i], ceil_mode, count_include_pad)  # type: ignore[index, arg-type]
+        average_windows(x.layout.shape[2 + i], kernel[i], stride[i], padding[i], ceil_mode, count_include_pad)
         for i in (0, 1)
     )
-    return _average(walk, node, x, rows, columns, node.args[6:])
+    return _average(walk, node, x, rows, columns, arguments(node)[6:])
 
 
 def adaptive_avg_pool(walk: Walk, node: fx.Node) -> Value:
+    """Average over as many windows as there are outputs."""
     x = _image(walk, node)
-    out_h, out_w = node.args[1:3]
-    rows = adaptive_windows(x.layout.shape[2], out_h)  # type: ignore[arg-type]
-    columns = adaptive_windows(x.layout.shape[3], out_w)  # type: ignore[arg-type]
-    return _average(walk, node, x, rows, columns, node.args[3:])
+    out_h, out_w = arguments(node)[1:3]
+    rows = adaptive_windows(x.layout.shape[2], out_h)
+    columns = adaptive_windows(x.layout.shape[3], out_w)
+    return _average(walk, node, x, rows, columns, arguments(node)[3:])
 
 
 def _average(
@@ -104,7 +108,7 @@ def _average(
         Parameter.LOW: low,
         Parameter.HIGH: high,
     }
-    arguments = (
+    pointers = (
         draft.address(out),
         draft.address(x),
         _table(draft, [(first, last - first) for first, last, _ in rows]),
@@ -113,32 +117,34 @@ def _average(
         Reference(draft.allocate(4 * out.layout.shape[1])),
         _parameters(draft, x, out, values),
     )
-    draft.call("hq_average", windows.average_kernel, arguments, walk.layer(node))
+    draft.call("hq_average", windows.average_kernel, pointers, walk.layer(node))
     return out
 
 
 def nearest(walk: Walk, node: fx.Node) -> Value:
+    """Nearest-neighbour resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
-    arguments = (
+    pointers = (
         walk.draft.address(out),
         walk.draft.address(x),
         _table(walk.draft, nearest_indices(x.layout.shape[2], out.layout.shape[2])),
         _table(walk.draft, nearest_indices(x.layout.shape[3], out.layout.shape[3])),
         _parameters(walk.draft, x, out, {}),
     )
-    walk.draft.call("hq_nearest", windows.nearest_kernel, arguments, walk.layer(node))
+    walk.draft.call("hq_nearest", windows.nearest_kernel, pointers, walk.layer(node))
     return out
 
 
 def bilinear(walk: Walk, node: fx.Node) -> Value:
+    """Bilinear resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
-    align: Any = node.args[3]
-    arguments = (
+    align = arguments(node)[3]
+    pointers = (
         walk.draft.address(out),
         walk.draft.address(x),
         _table(walk.draft, bilinear_taps(x.layout.shape[2], out.layout.shape[2], align)),
         _table(walk.draft, bilinear_taps(x.layout.shape[3], out.layout.shape[3], align)),
         _parameters(walk.draft, x, out, {}),
     )
-    walk.draft.call("hq_bilinear", windows.bilinear_kernel, arguments, walk.layer(node))
+    walk.draft.call("hq_bilinear", windows.bilinear_kernel, pointers, walk.layer(node))
     return out

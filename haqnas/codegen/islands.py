@@ -46,7 +46,7 @@ def lower_island(draft: Draft, island: fx.GraphModule, inputs: list[Value], laye
     """Append the calls of a float subgraph; inputs are made dense; returns its outputs, dense."""
     module = _import(island, draft, layer)
     main = module["main"]
-    known: dict[Any, Value | np.ndarray] = {}
+    known: dict[Any, Any] = {}
     for parameter, value in zip(main.params, inputs, strict=True):
         known[parameter] = draft.dense_copy(value, layer)
     result: Any = main.body
@@ -56,8 +56,8 @@ def lower_island(draft: Draft, island: fx.GraphModule, inputs: list[Value], laye
             for binding in block.bindings:
                 known[binding.var] = _lower_binding(draft, module, binding, known, layer)
     fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-    values = [known[field] for field in fields]
-    flat = values[0] if len(values) == 1 and isinstance(values[0], tuple) else values
+    values: list[Any] = [known[field] for field in fields]
+    flat: list[Any] = list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values
     return [_materialized(value, layer) for value in flat]
 
 

@@ -70,6 +70,7 @@ def extent(layout: Layout) -> int:
 
 
 def permuted(layout: Layout, order: Sequence[int]) -> Layout:
+    """Dimension i of the result is dimension order[i]."""
     return Layout(
         tuple(layout.shape[i] for i in order), tuple(layout.strides[i] for i in order), layout.offset
     )

@@ -15,6 +15,7 @@ from haqnas.codegen import images, layers, movement
 from haqnas.codegen.draft import ITEM_BYTES, Choose, Draft, Value
 from haqnas.codegen.islands import lower_island
 from haqnas.codegen.layout import NO_HALO, Halo, dense
+from haqnas.codegen.nodes import arguments, shape_of
 from haqnas.codegen.program import LayerInfo, Program, Region, TensorInfo
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph import ops  # noqa: F401  registers the operators that the handlers are keyed by
@@ -39,7 +40,8 @@ class _FloatOperators(OperatorSupportBase):
 def lower(graph: fx.GraphModule, profile: HardwareProfile, name: str, choose: Choose = select) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
-    `choose` picks the row of the kernel table for each layer. Raises UnsupportedModelError for what no kernel and no importer can express.
+    `choose` picks the row of the kernel table for each layer. Raises UnsupportedModelError for what no kernel and no
+    importer can express.
     """
     draft = Draft(name, profile, choose)
     walk = _Walk(draft, _with_islands(graph))
@@ -80,19 +82,21 @@ class _Walk:
         self.fused = fused_sums(self.graph.graph)
         self.deferred = frozenset(self.fused.values())
 
-    # Inputs and outputs
-
     def inputs(self) -> tuple[TensorInfo, ...]:
         placeholders = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
         return tuple(self._input(index, node) for index, node in enumerate(placeholders))
 
     def _input(self, index: int, node: fx.Node) -> TensorInfo:
         """An input that is only quantized enters the binary as integers; the caller quantizes."""
-        shape = tuple(int(e) for e in node.meta["val"].shape)
+        shape = shape_of(node)
         users = list(node.users)
         quantizers = {(u.target, u.args[1:]) for u in users}
-        if len(quantizers) == 1 and users[0].target is haqnas.quantize.default and users[0].args[0] is node:
-            inverse_scale, zero_point, _low, high = users[0].args[1:]
+        if (
+            len(quantizers) == 1
+            and users[0].target is haqnas.quantize.default
+            and arguments(users[0])[0] is node
+        ):
+            inverse_scale, zero_point, _low, high = arguments(users[0])[1:]
             info = TensorInfo(
                 node.name, "uint8", shape, float(1 / np.float64(inverse_scale)), zero_point, high
             )
@@ -113,7 +117,7 @@ class _Walk:
     def outputs(self) -> tuple[TensorInfo, ...]:
         (node,) = [n for n in self.graph.graph.nodes if n.op == "output"]
         infos = []
-        for index, result in enumerate(node.args[0]):
+        for index, result in enumerate(arguments(node)[0]):
             value = self.values[result]
             shape = value.layout.shape
             info = TensorInfo(f"output{index}", value.dtype, shape, 1.0, 0, 0)
@@ -129,7 +133,7 @@ class _Walk:
         if node in self.values or node in self.deferred:
             return
         if node.target is operator.getitem:
-            self.values[node] = self.values[node.args[0]][node.args[1]]
+            self.values[node] = self.values[arguments(node)[0]][arguments(node)[1]]
             return
         handler = HANDLERS.get(node.target)
         if handler is None:
@@ -141,8 +145,8 @@ class _Walk:
 
     def lower_module(self, node: fx.Node) -> None:
         """A float island."""
-        island = self.graph.get_submodule(str(node.target))
-        inputs = [self.value(argument) for argument in node.args]
+        island: Any = self.graph.get_submodule(str(node.target))
+        inputs = [self.value(argument) for argument in arguments(node)]
         kinds = sorted({str(n.target) for n in island.graph.nodes if n.op == "call_function"})
         layer = self.layer(node) or next(
             (n.meta["layer"] for n in island.graph.nodes if n.meta.get("layer")), ""
@@ -174,7 +178,7 @@ class _Walk:
         return str(node.meta.get("layer", ""))
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        return tuple(int(e) for e in node.meta["val"].shape)
+        return shape_of(node)
 
     def result(self, node: fx.Node, dtype: str) -> Value:
         """Where a node's result goes: the caller's output where it is one and dense, else the workspace.
@@ -194,7 +198,7 @@ class _Walk:
     def _output_index(self, node: fx.Node) -> int | None:
         users = list(node.users)
         if len(users) == 1 and users[0].op == "output":
-            positions = [i for i, result in enumerate(users[0].args[0]) if result is node]
+            positions = [i for i, result in enumerate(arguments(users[0])[0]) if result is node]
             return positions[0] if len(positions) == 1 else None
         return None
 
@@ -203,10 +207,11 @@ def halo_demand(node: fx.Node) -> tuple[Halo, int]:
     """The largest halo that convolutions read around a value, seen through views, and its zero point."""
     halo, zero_point = NO_HALO, 0
     for user in node.users:
-        if user.target in CONVOLUTIONS and user.args[0] is node:
-            shape = tuple(int(e) for e in user.args[0].meta["val"].shape)
-            kernel = tuple(int(e) for e in user.args[1].meta["val"].shape[2:])
-            wanted, point = layers.halo_of_conv(shape, kernel, window_of(user)), user.args[10]
+        if user.target in CONVOLUTIONS and arguments(user)[0] is node:
+            image, weight = arguments(user)[:2]
+            kh, kw = shape_of(weight)[2:]
+            wanted = layers.halo_of_conv(shape_of(image), (kh, kw), window_of(user))
+            point = arguments(user)[10]
         elif user.target in VIEWS:
             wanted, point = halo_demand(user)
         else:
@@ -217,19 +222,20 @@ def halo_demand(node: fx.Node) -> tuple[Halo, int]:
 
 
 def window_of(node: fx.Node) -> layers.Window:
-    stride, padding, dilation, groups = node.args[4:8]
+    """How a convolution node moves."""
+    stride, padding, dilation, groups = arguments(node)[4:8]
     return layers.Window(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
 def _weights(walk: _Walk, node: fx.Node, bits_at: int) -> layers.Weights:
-    weight, bias, scale = (walk.array(argument) for argument in node.args[1:4])
-    weight_bits, act_bits, in_zero_point = node.args[bits_at : bits_at + 3]
+    weight, bias, scale = (walk.array(argument) for argument in arguments(node)[1:4])
+    weight_bits, act_bits, in_zero_point = arguments(node)[bits_at : bits_at + 3]
     return layers.Weights(walk.layer(node), weight, bias, scale, weight_bits, act_bits, in_zero_point)
 
 
 def _ending(node: fx.Node, at: int) -> layers.Ending:
     """Requantization arguments from position `at` on, where the operator has them."""
-    return layers.Ending(tuple(node.args[at : at + 3]) if len(node.args) > at else None)
+    return layers.Ending(tuple(arguments(node)[at : at + 3]) if len(arguments(node)) > at else None)
 
 
 def fused_sums(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -238,7 +244,7 @@ def fused_sums(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     for node in graph.nodes:
         if node.target is not haqnas.qadd.default:
             continue
-        operands = node.args[:2]
+        operands = arguments(node)[:2]
         same_shape = operands[0].meta["val"].shape == operands[1].meta["val"].shape
         convolutions = [
             operand
@@ -255,13 +261,13 @@ def _add(walk: _Walk, node: fx.Node) -> Value:
     convolution = walk.fused.get(node)
     if convolution is None:
         return movement.add(walk, node)
-    a, b, za, ma, zb, mb, *rest = node.args
+    a, b, za, ma, zb, mb, *rest = arguments(node)
     other, scalars = (b, (za, ma, zb, mb)) if a is convolution else (a, (zb, mb, za, ma))
     plain = _ending(convolution, 11)
     out = walk.result(node, "uint8")
     ending = layers.Ending(plain.clamp, layers.Sum(walk.value(other), (*scalars, *rest)))
     weights = _weights(walk, convolution, 8)
-    x = walk.value(convolution.args[0])
+    x = walk.value(arguments(convolution)[0])
     layers.lower_conv2d(walk.draft, x, weights, window_of(convolution), ending, out)
     return out
 
@@ -270,17 +276,17 @@ def _conv2d(walk: _Walk, node: fx.Node) -> Value:
     ending = _ending(node, 11)
     out = walk.result(node, ending.dtype)
     weights = _weights(walk, node, 8)
-    layers.lower_conv2d(walk.draft, walk.value(node.args[0]), weights, window_of(node), ending, out)
+    layers.lower_conv2d(walk.draft, walk.value(arguments(node)[0]), weights, window_of(node), ending, out)
     return out
 
 
 def _conv_transpose2d(walk: _Walk, node: fx.Node) -> Value:
     ending = _ending(node, 12)
     out = walk.result(node, ending.dtype)
-    stride, padding, _output_padding, dilation, groups = node.args[4:9]
+    stride, padding, _output_padding, dilation, groups = arguments(node)[4:9]
     window = layers.Window(tuple(stride), tuple(padding), tuple(dilation), groups)
     weights = _weights(walk, node, 9)
-    layers.lower_conv_transpose2d(walk.draft, walk.value(node.args[0]), weights, window, ending, out)
+    layers.lower_conv_transpose2d(walk.draft, walk.value(arguments(node)[0]), weights, window, ending, out)
     return out
 
 
@@ -293,7 +299,7 @@ def _linear(walk: _Walk, node: fx.Node) -> Value:
         out = Value(walk.draft.external(Region.OUTPUT, index, size), dense(shape), ending.dtype)
     else:
         out = walk.draft.new_dense(shape, ending.dtype)
-    layers.lower_linear(walk.draft, walk.value(node.args[0]), _weights(walk, node, 4), ending, out)
+    layers.lower_linear(walk.draft, walk.value(arguments(node)[0]), _weights(walk, node, 4), ending, out)
     return out
 
 

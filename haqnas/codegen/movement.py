@@ -7,6 +7,7 @@ from torch import fx
 
 from haqnas.codegen.draft import Draft, Value
 from haqnas.codegen.layout import Layout, broadcast, permuted, reshaped, sliced
+from haqnas.codegen.nodes import arguments
 from haqnas.kernels import elementwise
 
 
@@ -27,7 +28,8 @@ def _seen(value: Value, layout: Layout) -> Value:
 
 
 def quantize(walk: Walk, node: fx.Node) -> Value:
-    x, inverse_scale, zero_point, low, high = node.args
+    """float32 -> uint8."""
+    x, inverse_scale, zero_point, low, high = arguments(node)
     out = walk.result(node, "uint8")
     walk.draft.elementwise(
         "hq_quantize",
@@ -41,7 +43,8 @@ def quantize(walk: Walk, node: fx.Node) -> Value:
 
 
 def dequantize(walk: Walk, node: fx.Node) -> Value:
-    x, scale, zero_point = node.args
+    """uint8 -> float32, row-major."""
+    x, scale, zero_point = arguments(node)
     out = walk.draft.new_dense(walk.shape(node), "float32")
     table = np.array([scale], np.float32)
     walk.draft.elementwise(
@@ -56,36 +59,39 @@ def dequantize(walk: Walk, node: fx.Node) -> Value:
 
 
 def table(walk: Walk, node: fx.Node) -> Value:
+    """A function of one activation."""
     out = walk.result(node, "uint8")
-    values = (out, walk.value(node.args[0]))
+    values = (out, walk.value(arguments(node)[0]))
     walk.draft.elementwise(
         "hq_table_uint8",
         elementwise.table_kernel,
         values,
         walk.layer(node),
         (),
-        (walk.array(node.args[1]),),  # type: ignore[arg-type]
+        (walk.array(arguments(node)[1]),),
     )
     return out
 
 
 def _operands(walk: Walk, node: fx.Node) -> tuple[Value, Value, Value]:
     shape = walk.shape(node)
-    a, b = (walk.value(argument) for argument in node.args[:2])
+    a, b = (walk.value(argument) for argument in arguments(node)[:2])
     out = walk.result(node, "uint8")
     return out, _seen(a, broadcast(a.layout, shape)), _seen(b, broadcast(b.layout, shape))
 
 
 def add(walk: Walk, node: fx.Node) -> Value:
+    """A sum of two images, broadcasting."""
     values = _operands(walk, node)
-    scalars: Any = node.args[2:]
+    scalars = arguments(node)[2:]
     walk.draft.elementwise("hq_add_uint8", elementwise.add_kernel, values, walk.layer(node), scalars)
     return values[0]
 
 
 def mul(walk: Walk, node: fx.Node) -> Value:
+    """A product, broadcasting."""
     values = _operands(walk, node)
-    a_zero, b_zero, scale, *clamp = node.args[2:]
+    a_zero, b_zero, scale, *clamp = arguments(node)[2:]
     scalars: Any = (a_zero, b_zero, *clamp)
     tables = (np.array([scale], np.float32),)
     walk.draft.elementwise("hq_mul_uint8", elementwise.mul_kernel, values, walk.layer(node), scalars, tables)
@@ -94,7 +100,7 @@ def mul(walk: Walk, node: fx.Node) -> Value:
 
 def reshape(walk: Walk, node: fx.Node) -> Value:
     """A view where the layout allows it, else a row-major copy."""
-    value = walk.value(node.args[0])
+    value = walk.value(arguments(node)[0])
     shape = walk.shape(node)
     layout = reshaped(value.layout, shape)
     if layout is not None:
@@ -107,25 +113,28 @@ def reshape(walk: Walk, node: fx.Node) -> Value:
 
 
 def permute(walk: Walk, node: fx.Node) -> Value:
-    value = walk.value(node.args[0])
-    order: Any = node.args[1]
+    """Always a view."""
+    value = walk.value(arguments(node)[0])
+    order = arguments(node)[1]
     rank = len(value.layout.shape)
     return _seen(value, permuted(value.layout, [axis % rank for axis in order]))
 
 
 def slice_(walk: Walk, node: fx.Node) -> Value:
-    value = walk.value(node.args[0])
+    """Always a view."""
+    value = walk.value(arguments(node)[0])
     defaults: tuple[Any, ...] = (0, None, None, 1)
-    dim, start, stop, step = (*node.args[1:], *defaults[len(node.args) - 1 :])
+    dim, start, stop, step = (*arguments(node)[1:], *defaults[len(arguments(node)) - 1 :])
     dim %= len(value.layout.shape)
     first, last, step = slice(start, stop, step).indices(value.layout.shape[dim])
     return _seen(value, sliced(value.layout, dim, first, last, step))
 
 
 def cat(walk: Walk, node: fx.Node) -> Value:
-    parts: Any = node.args[0]
+    """A copy of each part into its place."""
+    parts = arguments(node)[0]
     out = walk.result(node, "uint8")
-    dim = (node.args[1] if len(node.args) > 1 else 0) % len(out.layout.shape)  # type: ignore[operator]
+    dim = (arguments(node)[1] if len(arguments(node)) > 1 else 0) % len(out.layout.shape)
     start = 0
     for part in parts:
         value = walk.value(part)
@@ -138,9 +147,9 @@ def cat(walk: Walk, node: fx.Node) -> Value:
 
 def pad(walk: Walk, node: fx.Node) -> Value:
     """Fill with the padding value, then copy into the inside; negative amounts crop."""
-    value = walk.value(node.args[0])
-    amounts: Any = node.args[1]
-    fill: Any = node.args[2] if len(node.args) > 2 else 0
+    value = walk.value(arguments(node)[0])
+    amounts = arguments(node)[1]
+    fill = arguments(node)[2] if len(arguments(node)) > 2 else 0
     out = walk.result(node, "uint8")
     walk.draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (out,), walk.layer(node), (int(fill),))
     source, target = value.layout, out.layout
@@ -156,4 +165,5 @@ def pad(walk: Walk, node: fx.Node) -> Value:
 
 
 def clone(walk: Walk, node: fx.Node) -> Value:
-    return walk.value(node.args[0])
+    """The value itself: nothing is ever changed in place."""
+    return walk.value(arguments(node)[0])

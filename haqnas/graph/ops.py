@@ -374,7 +374,8 @@ def qupsample_bilinear2d(x: Tensor, out_h: int, out_w: int, align_corners: bool)
     horizontal = wide[:, :, :, left] * (one - across) + wide[:, :, :, right] * across
     down = down.reshape(-1, 1)
     total = horizontal[:, :, top] * (one - down) + horizontal[:, :, bottom] * down
-    return ((total + (1 << (2 * BILINEAR_BITS - 1))) >> (2 * BILINEAR_BITS)).to(torch.uint8)
+    rounded: Tensor = (total + (1 << (2 * BILINEAR_BITS - 1))) >> (2 * BILINEAR_BITS)
+    return rounded.to(torch.uint8)
 
 
 # Shapes for tracing: those of the float operator that each integer one stands for.
@@ -427,7 +428,7 @@ for _dtype, _conv, _transposed, _linear in (
 @qadd.register_fake
 @qmul.register_fake
 def _(a, b, *_):  # type: ignore[no-untyped-def]
-    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape))
+    return torch.empty_like(a + b)
 
 
 @qtable.register_fake
