@@ -50,7 +50,7 @@ def synthetic_batches(
 
 
 def _split(inputs: Batch) -> tuple[Batch, ...]:
-    return tuple(zip(*(part.split(BATCH_SIZE) for part in inputs), strict=True))
+    return tuple(zip(*(torch.split(part, BATCH_SIZE) for part in inputs), strict=True))
 
 
 def _varied(fitted: Tensor, count: int, generator: torch.Generator) -> Tensor:
