@@ -102,42 +102,6 @@ AVX2 = Instructions(
 )
 
 
-def _neon_act(a: Buffer, index: Expr) -> tuple[Expr, Expr]:
-    def pair(first: Expr) -> Expr:
-        bits = T.bitwise_xor(T.reinterpret("uint16", load(a, first, 2)), T.uint16(0x8080))
-        return T.reinterpret("int8x8", T.broadcast(bits, 4))
-
-    return pair(index), pair(index + 2)
-
-
-def _neon(acc: Expr, a: tuple[Expr, Expr], w: tuple[Expr, Expr]) -> Expr:
-    # Two products of (-128..127) * (-127..127) fit 16 bits, so smull + smlal + sadalp is exact.
-    def product(x: Expr, y: Expr) -> Expr:
-        return T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", x, y)
-
-    pairs = product(a[0], w[0]) + product(a[1], w[1])
-    return acc + T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
-
-
-NEON = Instructions(
-    "neon", 4, 4, True, _neon_act, lambda w, i: (load(w, i, 8), load(w, i + 8, 8)), _neon, (1, 0, 2), (2, 2)
-)
-
-
-def _sdot_act(a: Buffer, index: Expr) -> Expr:
-    flipped = T.bitwise_xor(T.reinterpret("uint32", load(a, index, 4)), T.uint32(0x80808080))
-    return T.reinterpret("int8x16", T.broadcast(flipped, 4))
-
-
-def _sdot(acc: Expr, a: Expr, w: Expr) -> Expr:
-    return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, w, a)
-
-
-NEON_DOTPROD = Instructions(
-    "neon-dotprod", 4, 4, True, _sdot_act, lambda w, i: load(w, i, 16), _sdot, (0, 1, 2), (1, 4)
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Tile:
     """`pixels` x `vectors` of output channels are held in registers."""

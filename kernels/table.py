@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from haqnas.kernels import amx, depthwise, dot, finish
+from haqnas.kernels import amx, depthwise, dot, finish, neon_dot
 from haqnas.kernels.finish import Finish
+from haqnas.kernels.neon import Clamp
+from haqnas.kernels.neon_multiply import Sdot, Smull
 from haqnas.kernels.tir import PrimFunc
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -72,8 +74,8 @@ class Kernel:
     accepts: Callable[[Geometry], bool]
     pack: Callable[[np.ndarray], np.ndarray]  # (channels, taps, length) int8 -> flat int8
     finishes: tuple[Finish, ...]
-    function: Callable[[Finish], PrimFunc]
-    symbol: Callable[[Finish], str]
+    function: Callable[[Geometry, Finish], PrimFunc]  # equal symbols, equal functions
+    symbol: Callable[[Geometry, Finish], str]
     extras: Callable[[Geometry], tuple[Extra, ...]]
 
 
@@ -129,8 +131,8 @@ def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
         accepts=lambda g: g.weight_bits > 1 or g.length % instructions.group == 0,
         pack=lambda weight: dot.pack(weight, instructions, tile),
         finishes=tuple(Finish),
-        function=lambda finish: dot.kernel(instructions, tile, finish),
-        symbol=lambda finish: dot.symbol(instructions, tile, finish),
+        function=lambda _, finish: dot.kernel(instructions, tile, finish),
+        symbol=lambda _, finish: dot.symbol(instructions, tile, finish),
         extras=extras,
     )
 
@@ -173,8 +175,8 @@ def _amx_row(vectors: int) -> Kernel:
         ),
         pack=lambda weight: amx.pack(weight, vectors),
         finishes=tuple(Finish),
-        function=lambda finish: amx.kernel(vectors, finish),
-        symbol=lambda finish: amx.symbol(vectors, finish),
+        function=lambda _, finish: amx.kernel(vectors, finish),
+        symbol=lambda _, finish: amx.symbol(vectors, finish),
         extras=extras,
     )
 
@@ -208,8 +210,8 @@ DEPTHWISE = Kernel(
     accepts=lambda g: True,
     pack=depthwise.pack_depthwise,
     finishes=(Finish.UINT8, Finish.FLOAT32),
-    function=depthwise.depthwise_kernel,
-    symbol=depthwise.depthwise_symbol,
+    function=lambda _, finish: depthwise.depthwise_kernel(finish),
+    symbol=lambda _, finish: depthwise.depthwise_symbol(finish),
     extras=_small_group_extras,
 )
 
@@ -225,10 +227,71 @@ GROUPED = Kernel(
     accepts=lambda g: True,
     pack=depthwise.pack_grouped,
     finishes=(Finish.UINT8, Finish.FLOAT32),
-    function=depthwise.grouped_kernel,
-    symbol=depthwise.grouped_symbol,
+    function=lambda _, finish: depthwise.grouped_kernel(finish),
+    symbol=lambda _, finish: depthwise.grouped_symbol(finish),
     extras=_small_group_extras,
 )
+
+
+def _neon_row(isa: str, tiling: neon_dot.Tiling, accepts: Callable[[Geometry], bool]) -> Kernel:
+    def steps(g: Geometry) -> neon_dot.Steps:
+        return neon_dot.steps(tiling, g.offsets, g.length // tiling.span)
+
+    def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
+        cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
+        return neon_dot.Variant(
+            tiling, finish, clamp, bool(cut.whole), cut.rest, g.channels % tiling.block == 0
+        )
+
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p, cut = neon_dot.Parameter, steps(g)
+        values = _finish_values(g) | {
+            p.ROWS: g.rows,
+            p.BLOCKS: -(-g.channels // tiling.block),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+            p.WHOLE: len(cut.whole),
+            p.RESTS: len(cut.rests),
+        }
+        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels), p.TILES))
+        return (_parameters(values, (*cut.whole, *cut.rests), p.OFFSETS),)
+
+    def fits(g: Geometry) -> bool:
+        spans = tiling.span == 1 or (
+            tiling.span * g.in_column == g.length and g.in_column % tiling.multiply.unit == 0
+        )
+        # A packed 1-bit weight cannot be the zero that pads a step.
+        return accepts(g) and spans and (g.weight_bits > 1 or g.length % tiling.multiply.unit == 0)
+
+    return Kernel(
+        name=f"dot/{isa}/{tiling.name}",
+        isa=isa,
+        kind="dot",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=tiling.block,
+        overread_bytes=neon_dot.CHUNK - 1,
+        act_offset=128,
+        accepts=fits,
+        pack=lambda weight: neon_dot.pack(weight, tiling),
+        finishes=tuple(Finish),
+        function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
+        symbol=lambda g, finish: variant(g, finish).symbol,
+        extras=extras,
+    )
+
+
+def _is_batch_of_one(g: Geometry) -> bool:
+    return g.rows * g.columns == 1
+
+
+def _is_image(g: Geometry) -> bool:
+    return g.rows * g.columns > 1
+
+
+SDOT, SMULL = Sdot(), Smull()
 
 TABLE: tuple[Kernel, ...] = (
     _amx_row(2),
@@ -237,10 +300,15 @@ TABLE: tuple[Kernel, ...] = (
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
     _dot_row(dot.AVX2, dot.Tile(6, 1)),
-    _dot_row(dot.NEON_DOTPROD, dot.Tile(4, 4)),
-    _dot_row(dot.NEON_DOTPROD, dot.Tile(6, 2)),
-    _dot_row(dot.NEON, dot.Tile(4, 4)),
-    _dot_row(dot.NEON, dot.Tile(6, 2)),
+    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (8, 4, 2, 1), 8, 3), _is_image),
+    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (6, 4, 2, 1), 16), _is_image),
+    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (8, 4, 2, 1), 8), _is_image),
+    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (1,), 32), _is_batch_of_one),
+    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (1,), 16), _is_batch_of_one),
+    _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8, 3), _is_image),
+    _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8), _is_image),
+    _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 16), _is_batch_of_one),
+    _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 8), _is_batch_of_one),
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,
@@ -261,13 +329,13 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
         and row.accepts(geometry)
     ]
 
-    def rank(row: Kernel) -> tuple[int, int, int]:
+    def rank(row: Kernel) -> tuple[int, int]:
         padded = -(-geometry.channels // row.block) * row.block
-        return ranked.index(row.isa), padded, -row.block
+        return ranked.index(row.isa), padded
 
     return tuple(sorted(rows, key=rank))
 
 
 def select(geometry: Geometry, isas: Sequence[str]) -> Kernel:
-    """The best row by rule: best instruction set, then fewest padded channels, then the larger block."""
+    """The best row by rule: best instruction set, then fewest padded channels, then the table's order."""
     return candidates(geometry, isas)[0]

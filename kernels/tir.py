@@ -63,6 +63,12 @@ def convert(value: Expr, dtype: str, lanes: int) -> Expr:
     return T.cast(value, lanes_of(dtype, lanes))
 
 
+def pointer(buffer: Buffer, index: Expr) -> Buffer:
+    """A buffer that starts at element `index` of another: the address is computed once, here."""
+    address = T.bind(T.address_of(buffer[index]))
+    return T.decl_buffer((UNBOUNDED,), buffer.dtype, data=address)
+
+
 def local(dtype: str, count: int) -> Buffer:
     """Registers or stack of the kernel; indices must be constants to become registers."""
     return T.alloc_buffer((count,), dtype, scope="local")

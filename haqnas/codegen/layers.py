@@ -277,10 +277,10 @@ def _emit(
         Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
         for extra in kernel.extras(geometry)
     ]
-    build: Callable[[], object] = lambda: kernel.function(finish)  # noqa: E731
+    build: Callable[[], object] = lambda: kernel.function(geometry, finish)  # noqa: E731
     summed = [draft.address(ending.residual.image)] if ending.residual else []
     arguments = (source, pointer, bias, scale, draft.address(out), *summed, *extras)
-    draft.call(kernel.symbol(finish), build, arguments, w.layer)
+    draft.call(kernel.symbol(geometry, finish), build, arguments, w.layer)
     draft.layers.append(
         LayerInfo(
             name=w.layer,

@@ -45,6 +45,9 @@ SHAPES = {
         (33, 37, 6, 6, 1, 1, 2, 0, 1, 1),
         (7, 64, 12, 9, 5, 3, 1, 2, 2, 1),
         (128, 70, 3, 17, 3, 3, 1, 1, 1, 1),
+        (12, 24, 4, 9, 3, 3, 1, 1, 1, 1),
+        (100, 45, 1, 1, 1, 1, 1, 0, 1, 1),
+        (64, 32, 1, 1, 1, 1, 1, 0, 1, 1),
     ),
     "depthwise": (
         (5, 5, 9, 7, 3, 3, 1, 1, 1, 5),
@@ -90,7 +93,16 @@ class Layers(nn.Module):
             case = self.cases[i]
             x = haqnas.quantize(inputs[i], 1.0, 0, 0, act_range(case["act_bits"])[1])
             weight, bias, scale = (getattr(self, f"{name}{i}") for name in ("weight", "bias", "scale"))
-            common = (x, weight, bias, scale, *case["window"], case["weight_bits"], case["act_bits"], case["zero_point"])
+            common = (
+                x,
+                weight,
+                bias,
+                scale,
+                *case["window"],
+                case["weight_bits"],
+                case["act_bits"],
+                case["zero_point"],
+            )
             if case["is_float"]:
                 outputs.append(haqnas.qconv2d_dequantize(*common))
             else:
@@ -98,8 +110,9 @@ class Layers(nn.Module):
         return outputs
 
 
-
-def make_case(shape: tuple[int, ...], weight_bits: int, act_bits: int, kind: str, rng: np.random.Generator) -> dict:
+def make_case(
+    shape: tuple[int, ...], weight_bits: int, act_bits: int, kind: str, rng: np.random.Generator
+) -> dict:
     inputs, outputs, height, width, kh, kw, stride, padding, dilation, groups = shape
     low, high = weight_range(weight_bits)
     act_max = act_range(act_bits)[1]

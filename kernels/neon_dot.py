@@ -1,0 +1,217 @@
+"""Dot-product family on Arm: convolution and linear layers, 16 bytes of A at a time.
+
+The sum is that of `dot.py`; what differs is how it is cut. All taps together are one list of steps: a step reads 16
+consecutive bytes of A (or what is left at the end of a tap) at a fixed offset from the pixel's base, and multiplies
+them by the weights of a block of output channels. The list is made at compile time, so the kernel is one loop. Where
+output pixels lie as far apart as input pixels, a step may span the taps of a row of the filter: a pixel of A that is
+loaded once serves every output pixel in the tile that reads it.
+
+A row of pixels is cut into tiles of several sizes, also at compile time.
+
+The caller guarantees: weights packed by `pack`, bias and scale padded to whole blocks, and 15 readable bytes after
+the last element of A (their weights are zero).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+import numpy as np
+from tvm.tirx.script.builder import ir as T
+
+from haqnas.kernels.finish import CHANNELS, OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish
+from haqnas.kernels.neon import CHUNK, LANES, Clamp, Ending
+from haqnas.kernels.neon_multiply import Multiply
+from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
+
+
+class Parameter(IntEnum):
+    """Positions in the parameter array, after those of `finish.py`."""
+
+    ROWS = OWN
+    BLOCKS = OWN + 1
+    IN_ROW = OWN + 2
+    IN_COLUMN = OWN + 3
+    OUT_ROW = OWN + 4
+    OUT_COLUMN = OWN + 5
+    WHOLE = OWN + 6  # steps of 16 bytes
+    RESTS = OWN + 7  # shorter steps
+    TILES = OWN + 8  # one per size of the tile list: tiles of that size in a row
+    OFFSETS = OWN + 13  # one per step: whole ones, then shorter ones
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A block of output channels by one of several numbers of pixels (descending), all held in registers."""
+
+    multiply: Multiply
+    pixels: tuple[int, ...]
+    block: int
+    span: int = 1  # taps of a row of the filter that a step covers
+
+    @property
+    def name(self) -> str:
+        return f"{self.multiply.name}/{self.pixels[0]}x{self.block}" + (
+            f"/span{self.span}" if self.span > 1 else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The taps of a layer as steps: offsets of whole chunks, and of rests of `rest` units each."""
+
+    whole: tuple[int, ...]
+    rests: tuple[int, ...]
+    rest: int
+
+
+def steps(tiling: Tiling, taps: Sequence[int], length: int) -> Steps:
+    """Steps over `taps`; at each, `length` bytes are multiplied (of one position, where a step spans several)."""
+    units = -(-length // tiling.multiply.unit)
+    chunks, rest = divmod(units, CHUNK // tiling.multiply.unit)
+    whole = tuple(tap + CHUNK * k for tap in taps for k in range(chunks))
+    return Steps(whole, tuple(tap + CHUNK * chunks for tap in taps) if rest else (), rest)
+
+
+def tile_counts(columns: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """How many tiles of each size (descending, the last is 1) cover a row: as few as possible."""
+
+    @cache
+    def best(rest: int) -> tuple[int, ...]:
+        if rest == 0:
+            return ()
+        return min(((size, *best(rest - size)) for size in sizes if size <= rest), key=len)
+
+    many = max(0, columns // sizes[0] - 4)  # the cut of the last few tiles decides
+    chosen = best(columns - many * sizes[0])
+    return tuple(chosen.count(size) + (many if size == sizes[0] else 0) for size in sizes)
+
+
+def pack(weight: np.ndarray, tiling: Tiling) -> np.ndarray:
+    """(channels, taps, length) int8 -> flat int8: block, step, position in the step, then the multiply's own order."""
+    channels, taps, length = weight.shape
+    blocks, multiply = -(-channels // tiling.block), tiling.multiply
+    each = length // tiling.span
+    padded_each = -(-each // multiply.unit) * multiply.unit
+    padded = np.zeros((blocks * tiling.block, taps, tiling.span, padded_each), np.int8)
+    padded[:channels, :, :, :each] = weight.reshape(channels, taps, tiling.span, each)
+    # block, tap, byte, channel in the block, position in the step -> parts of one kind of step
+    ordered = padded.reshape(blocks, tiling.block, taps, tiling.span, padded_each).transpose(0, 2, 4, 3, 1)
+    chunks = padded_each // CHUNK * CHUNK
+    parts = []
+    for part, size in ((ordered[:, :, :chunks], CHUNK), (ordered[:, :, chunks:], padded_each - chunks)):
+        if part.size:
+            cut = part.reshape(blocks, taps, -1, size, tiling.span, tiling.block).transpose(0, 1, 2, 4, 5, 3)
+            parts.append(multiply.ordered(cut).reshape(blocks, -1))
+    return np.concatenate(parts, axis=1).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What the code of a kernel is specialised for; all else it reads at run time."""
+
+    tiling: Tiling
+    finish: Finish
+    clamp: Clamp
+    whole: bool  # it has steps of 16 bytes
+    rest: int  # units of its shorter steps, 0 for none
+    is_full: bool  # the last block has all its channels
+
+    @property
+    def symbol(self) -> str:
+        flags = ("w" if self.whole else "", f"r{self.rest}" if self.rest else "", "" if self.is_full else "p")
+        name = self.tiling.name.replace("/", "_")
+        return f"hq_{name}_{''.join(flags)}{self.clamp.suffix}_{self.finish}"
+
+
+def kernel(variant: Variant) -> PrimFunc:
+    """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
+    tiling, finish, multiply = variant.tiling, variant.finish, variant.tiling.multiply
+    block, span = tiling.block, tiling.span
+
+    def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
+        p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
+        ending = Ending.begin(finish, variant.clamp, p)
+        width = min(block, ending.width)
+        whole, rests = p[Parameter.WHOLE], p[Parameter.RESTS]
+        whole_bytes, rest_bytes = (span * block * size for size in (CHUNK, variant.rest * multiply.unit))
+
+        def loop(
+            acc: Buffer, pixels: int, sources: list[Buffer], weights: Buffer, first: Expr, units: int
+        ) -> None:
+            count, size = (whole, whole_bytes) if units * multiply.unit == CHUNK else (rests, rest_bytes)
+            T.evaluate(T.call_llvm_intrin("void", "llvm.assume", count > 0))
+            with T.serial(0, count) as k:
+                offset = p[first + k]
+                acts = [multiply.act(source, offset, units) for source in sources]
+                for position in range(span):
+                    at = pointer(weights, k * size + position * (size // span))
+                    multiply.step(acc, acts[position : position + pixels], at, block, units)
+
+        def accumulate(acc: Buffer, pixels: int, source: Buffer, weights: Buffer, n: Expr) -> None:
+            multiply.begin(acc, pixels, bias, n * block, block)
+            sources = [source]
+            for _ in range(pixels + span - 2):
+                sources.append(pointer(sources[-1], p[Parameter.IN_COLUMN]))
+            if variant.whole:
+                loop(acc, pixels, sources, weights, T.int32(Parameter.OFFSETS), CHUNK // multiply.unit)
+            if variant.rest:
+                after = pointer(weights, whole * whole_bytes) if variant.whole else weights
+                loop(acc, pixels, sources, after, Parameter.OFFSETS + whole, variant.rest)
+
+        def finished(acc: Buffer, m: int, first: int, n: Expr, extra: Expr | None) -> Expr:
+            parts = range(first, first + width, LANES)
+            totals = [multiply.total(acc, m, part, block, bias, n * block) for part in parts]
+            return ending.finished(totals, [load(scale, n * block + part, LANES) for part in parts], extra)
+
+        def write(acc: Buffer, pixels: int, target: Buffer, extras: Buffer | None, n: Expr) -> None:
+            for m in range(pixels):
+                for first in range(0, block, width):
+                    extra = None if extras is None else load(extras, first, width)
+                    store(target, finished(acc, m, first, n, extra), first, width)
+                if m + 1 < pixels:
+                    target = pointer(target, p[Parameter.OUT_COLUMN])
+                    extras = None if extras is None else pointer(extras, p[RESIDUAL_COLUMN])
+
+        def write_part(acc: Buffer, pixels: int, target: Buffer, extras: Buffer | None, n: Expr) -> None:
+            """The channels that exist of a block that is not whole, through memory."""
+            tail = local(finish.dtype, pixels * block)
+            exist = T.min(p[CHANNELS] - n * block, block)
+            if extras is not None:  # the last pixel's residual may end its buffer: read no further
+                with T.serial(0, pixels) as m, T.serial(0, exist) as j:
+                    store(tail, extras[m * p[RESIDUAL_COLUMN] + j], m * block + j)
+            for m in range(pixels):
+                for first in range(0, block, width):
+                    extra = None if extras is None else load(tail, m * block + first, width)
+                    store(tail, finished(acc, m, first, n, extra), m * block + first, width)
+            with T.serial(0, pixels) as m, T.serial(0, exist) as j:
+                store(target, tail[m * block + j], m * p[Parameter.OUT_COLUMN] + j)
+
+        write_block = write if variant.is_full else write_part
+        with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
+            weights = pointer(w, n * (whole * whole_bytes + rests * rest_bytes))
+            source = pointer(a, row * p[Parameter.IN_ROW])
+            target = pointer(y, row * p[Parameter.OUT_ROW] + n * block)
+            extras = None if residual is None else pointer(residual, row * p[RESIDUAL_ROW] + n * block)
+            column: Expr = T.int32(0)
+            for index, pixels in enumerate(tiling.pixels):
+                acc = local("int32", multiply.registers(pixels, block) * LANES)
+                count = p[Parameter.TILES + index]
+                with T.serial(0, count) as i:
+                    at = column + i * pixels
+                    accumulate(acc, pixels, pointer(source, at * p[Parameter.IN_COLUMN]), weights, n)
+                    added = None if extras is None else pointer(extras, at * p[RESIDUAL_COLUMN])
+                    write_block(acc, pixels, pointer(target, at * p[Parameter.OUT_COLUMN]), added, n)
+                column = column + count * pixels
+
+    pointers = {
+        "a": "uint8",
+        "w": "int8",
+        "bias": "int32",
+        "scale": "float32",
+        "y": finish.dtype,
+        **finish.pointers,
+        "parameters": "int32",
+    }
+    return prim_func(variant.symbol, pointers, body)
