@@ -14,7 +14,8 @@ from haqnas.hardware import HardwareProfile, find_profile
 from haqnas.quantspec import QuantSpec
 from haqnas.space.policy import Policy
 
-FORMATS = ("exe", "a", "so", "tvm")  # so and tvm are one file: it has the C functions and TVM's entry
+# so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
+FORMATS = ("exe", "a", "so", "tvm", "layers")
 
 
 @dataclass(frozen=True, slots=True)

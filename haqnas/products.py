@@ -76,6 +76,9 @@ def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> 
         link_archive(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.a")
     if "so" in options.formats or "tvm" in options.formats:
         link_tvm_library(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.so")
+    if "layers" in options.formats:
+        target = staged / "bin" / f"{name}-layers"
+        link_executable(options.linker, name, kernels, sources, target, is_marked=True)
     (staged / "include").mkdir(parents=True)
     shutil.copy(sources / f"{name}.h", staged / "include")
 

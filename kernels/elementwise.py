@@ -1,8 +1,9 @@
 """Elementwise kernels over strided tensors: copies, fills, tables, sums, products, changes of type.
 
 A tensor is a pointer and one stride per dimension, so that a permutation, a slice, a broadcast or the interior of a
-halo-padded buffer is read and written where it lies. `parameters` starts with RANK extents, then RANK strides for
-each tensor in the order of the arguments; scalars follow.
+halo-padded buffer is read and written where it lies. `parameters` starts with `rank` extents, then `rank` strides for
+each tensor in the order of the arguments; scalars follow. Most tensors need three loops once neighbouring dimensions
+are merged; the few others get six: short parameters keep programs small.
 """
 
 from collections.abc import Callable
@@ -11,46 +12,46 @@ from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, clamp_bounds, prim_func, requantized, store
 
-RANK = 6
+RANKS = (3, 6)
 
 
-def _nest(p: Buffer, tensors: int, inner: Callable[..., None]) -> None:
+def _nest(p: Buffer, rank: int, tensors: int, inner: Callable[..., None]) -> None:
     """Loop over all extents and call `inner` with the index of each tensor's element."""
 
     def loop(dimension: int, indices: tuple[Expr, ...]) -> None:
-        if dimension == RANK:
+        if dimension == rank:
             inner(*indices)
             return
         with T.serial(0, p[dimension]) as i:
             loop(
                 dimension + 1,
-                tuple(index + i * p[RANK * (1 + k) + dimension] for k, index in enumerate(indices)),
+                tuple(index + i * p[rank * (1 + k) + dimension] for k, index in enumerate(indices)),
             )
 
     loop(0, (T.int32(0),) * tensors)
 
 
-def scalars_at(tensors: int) -> int:
+def scalars_at(rank: int, tensors: int) -> int:
     """Position of the first scalar in the parameters of a kernel with so many tensors."""
-    return RANK * (1 + tensors)
+    return rank * (1 + tensors)
 
 
-def copy_kernel(dtype: str) -> PrimFunc:
+def copy_kernel(dtype: str, rank: int) -> PrimFunc:
     """`void f(Y, A, parameters)`."""
 
     def body(y: Buffer, a: Buffer, p: Buffer) -> None:
-        _nest(p, 2, lambda i, j: store(y, a[j], i))
+        _nest(p, rank, 2, lambda i, j: store(y, a[j], i))
 
-    return prim_func(f"hq_copy_{dtype}", {"y": dtype, "a": dtype, "parameters": "int32"}, body)
+    return prim_func(f"hq_copy_{dtype}_{rank}", {"y": dtype, "a": dtype, "parameters": "int32"}, body)
 
 
-def fill_kernel() -> PrimFunc:
+def fill_kernel(rank: int) -> PrimFunc:
     """`void f(Y, parameters)`; scalar: the value."""
 
     def body(y: Buffer, p: Buffer) -> None:
-        _nest(p, 1, lambda i: store(y, T.cast(p[scalars_at(1)], "uint8"), i))
+        _nest(p, rank, 1, lambda i: store(y, T.cast(p[scalars_at(rank, 1)], "uint8"), i))
 
-    return prim_func("hq_fill_uint8", {"y": "uint8", "parameters": "int32"}, body)
+    return prim_func(f"hq_fill_uint8_{rank}", {"y": "uint8", "parameters": "int32"}, body)
 
 
 def halo_kernel() -> PrimFunc:
@@ -73,21 +74,21 @@ def halo_kernel() -> PrimFunc:
     return prim_func("hq_halo_uint8", {"y": "uint8", "parameters": "int32"}, body)
 
 
-def table_kernel() -> PrimFunc:
+def table_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, table, parameters)`: table of 256 bytes."""
 
     def body(y: Buffer, a: Buffer, table: Buffer, p: Buffer) -> None:
-        _nest(p, 2, lambda i, j: store(y, table[T.cast(a[j], "int32")], i))
+        _nest(p, rank, 2, lambda i, j: store(y, table[T.cast(a[j], "int32")], i))
 
     pointers = {"y": "uint8", "a": "uint8", "table": "uint8", "parameters": "int32"}
-    return prim_func("hq_table_uint8", pointers, body)
+    return prim_func(f"hq_table_uint8_{rank}", pointers, body)
 
 
-def add_kernel() -> PrimFunc:
+def add_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, B, parameters)`; scalars: za, ma, zb, mb, shift, zero point, low, high (see haqnas::qadd)."""
 
     def body(y: Buffer, a: Buffer, b: Buffer, p: Buffer) -> None:
-        za, ma, zb, mb, shift, zero_point, low, high = (p[scalars_at(3) + k] for k in range(8))
+        za, ma, zb, mb, shift, zero_point, low, high = (p[scalars_at(rank, 3) + k] for k in range(8))
         half = T.shift_left(T.int32(1), shift - 1)
 
         def inner(i: Expr, j: Expr, k: Expr) -> None:
@@ -96,17 +97,17 @@ def add_kernel() -> PrimFunc:
             total = T.shift_right(left + right + half, shift) + zero_point
             store(y, T.cast(T.min(T.max(total, low), high), "uint8"), i)
 
-        _nest(p, 3, inner)
+        _nest(p, rank, 3, inner)
 
     pointers = {"y": "uint8", "a": "uint8", "b": "uint8", "parameters": "int32"}
-    return prim_func("hq_add_uint8", pointers, body)
+    return prim_func(f"hq_add_uint8_{rank}", pointers, body)
 
 
-def mul_kernel() -> PrimFunc:
+def mul_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, B, scale, parameters)`; scalars: za, zb, zero point, low, high (see haqnas::qmul)."""
 
     def body(y: Buffer, a: Buffer, b: Buffer, scale: Buffer, p: Buffer) -> None:
-        first = scalars_at(3)
+        first = scalars_at(rank, 3)
         za, zb = p[first], p[first + 1]
         bounds = clamp_bounds(p, first + 2)
 
@@ -114,38 +115,38 @@ def mul_kernel() -> PrimFunc:
             product = (T.cast(a[j], "int32") - za) * (T.cast(b[k], "int32") - zb)
             store(y, requantized(product, scale[0], bounds, 1), i)
 
-        _nest(p, 3, inner)
+        _nest(p, rank, 3, inner)
 
     pointers = {"y": "uint8", "a": "uint8", "b": "uint8", "scale": "float32", "parameters": "int32"}
-    return prim_func("hq_mul_uint8", pointers, body)
+    return prim_func(f"hq_mul_uint8_{rank}", pointers, body)
 
 
-def quantize_kernel() -> PrimFunc:
+def quantize_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, inverse scale, parameters)`; scalars: zero point, low, high (see haqnas::quantize)."""
 
     def body(y: Buffer, a: Buffer, scale: Buffer, p: Buffer) -> None:
-        low, high, zero_point = clamp_bounds(p, scalars_at(2))
+        low, high, zero_point = clamp_bounds(p, scalars_at(rank, 2))
 
         def inner(i: Expr, j: Expr) -> None:
             clamped = T.min(T.max(T.nearbyint(a[j] * scale[0]), low), high)
             store(y, T.cast(T.cast(clamped, "int32") + zero_point, "uint8"), i)
 
-        _nest(p, 2, inner)
+        _nest(p, rank, 2, inner)
 
     pointers = {"y": "uint8", "a": "float32", "scale": "float32", "parameters": "int32"}
-    return prim_func("hq_quantize", pointers, body)
+    return prim_func(f"hq_quantize_{rank}", pointers, body)
 
 
-def dequantize_kernel() -> PrimFunc:
+def dequantize_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, scale, parameters)`; scalar: zero point (see haqnas::dequantize)."""
 
     def body(y: Buffer, a: Buffer, scale: Buffer, p: Buffer) -> None:
-        zero_point = p[scalars_at(2)]
+        zero_point = p[scalars_at(rank, 2)]
 
         def inner(i: Expr, j: Expr) -> None:
             store(y, T.cast(T.cast(a[j], "int32") - zero_point, "float32") * scale[0], i)
 
-        _nest(p, 2, inner)
+        _nest(p, rank, 2, inner)
 
     pointers = {"y": "float32", "a": "uint8", "scale": "float32", "parameters": "int32"}
-    return prim_func("hq_dequantize", pointers, body)
+    return prim_func(f"hq_dequantize_{rank}", pointers, body)

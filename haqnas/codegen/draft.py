@@ -98,6 +98,13 @@ class Draft:
         self.buffers.append(Buffer(array.nbytes, Region.CONSTANTS, 0, pointer.offset_bytes))
         return Value(len(self.buffers) - 1, dense(array.shape), array.dtype.name)
 
+    def weight_constant(self, array: np.ndarray) -> Pointer:
+        """A constant that belongs to a layer: weights, biases, scales."""
+        before = len(self.constants)
+        pointer = self.constant(array)
+        self.weight_bytes += len(self.constants) - before
+        return pointer
+
     def call(
         self, symbol: str, function: Callable[[], PrimFunc], arguments: Sequence[Argument], layer: str
     ) -> None:
@@ -124,11 +131,11 @@ class Draft:
         layout = dense(shape)
         return Value(self.allocate(extent(layout) * ITEM_BYTES[dtype]), layout, dtype)
 
-    def new_image(self, shape: Sequence[int], halo: Halo, zero_point: int, layer: str) -> Value:
-        """A workspace image whose halo is filled with the zero point."""
-        value = self.new(shape, "uint8", halo)
+    def fill_halo(self, value: Value, zero_point: int, layer: str) -> None:
+        """Write the zero point around an image that owns its buffer."""
+        halo = value.layout.halo
         if halo != NO_HALO:
-            _, channels, height, width = shape
+            _, channels, height, width = value.layout.shape
             row = (halo.left + width + halo.right) * channels
             before = halo.top * row + halo.left * channels
             gap = (halo.left + halo.right) * channels
@@ -136,27 +143,27 @@ class Draft:
             parameters = np.array([before, height - 1, gap, row, after, zero_point], np.int32)
             arguments = (Reference(value.buffer), self.constant(parameters))
             self.call("hq_halo_uint8", elementwise.halo_kernel, arguments, layer)
-        return value
 
     def elementwise(
         self,
         symbol: str,
-        function: Callable[[], PrimFunc],
+        function: Callable[[int], PrimFunc],
         values: Sequence[Value],
         layer: str,
         scalars: Sequence[int] = (),
         tables: Sequence[np.ndarray] = (),
     ) -> None:
         """Call a kernel of `kernels/elementwise.py`; the first value is written; all have one shape."""
-        extents, strides = loop_nest([v.layout for v in values], elementwise.RANK)
+        extents, strides = loop_nest([v.layout for v in values], elementwise.RANKS)
+        rank = len(extents)
         parameters = np.array([*extents, *(s for steps in strides for s in steps), *scalars], np.int32)
         pointers = [self.address(v) for v in values]
         constants = [self.constant(table) for table in tables]
-        self.call(symbol, function, (*pointers, *constants, self.constant(parameters)), layer)
+        self.call(f"{symbol}_{rank}", lambda: function(rank), (*pointers, *constants, self.constant(parameters)), layer)
 
     def copy(self, source: Value, target: Value, layer: str) -> None:
         dtype = source.dtype
-        self.elementwise(f"hq_copy_{dtype}", lambda: elementwise.copy_kernel(dtype), (target, source), layer)
+        self.elementwise(f"hq_copy_{dtype}", lambda rank: elementwise.copy_kernel(dtype, rank), (target, source), layer)
 
     def dense_copy(self, value: Value, layer: str) -> Value:
         """The value itself where it is row-major from the start of its buffer, else a copy that is."""

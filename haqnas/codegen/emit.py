@@ -234,7 +234,7 @@ def _argument(program: Program, argument: Pointer | int) -> str:
 
 def _call(program: Program, index: int, call: Call) -> str:
     comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
-    mark = f" if (mark) mark(context, {index});"
+    mark = f" MARK({index});"
     return (
         f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{mark}{comment}"
     )
@@ -268,22 +268,32 @@ extern __attribute__((visibility("hidden"))) const unsigned char {name}_constant
 
 #define PUBLIC __attribute__((visibility("default")))
 
-/* `mark` is told after each call; null costs a comparison. */
-__attribute__((visibility("hidden"))) int {name}_run_marked(const void *const *inputs, void *const *outputs,
-                                                            void *workspace, haqnas_mark mark, void *context) {{
+#ifdef HAQNAS_MARKED
+#define PARAMETERS const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark, void *context
+#define MARK(call) \\
+  if (mark) mark(context, call)
+int {name}_run_marked(PARAMETERS);
+int {name}_run_marked(PARAMETERS) {{
+#else
+#define MARK(call)
+/* One line a call and no loops in it: nothing to gain from code that is large. */
+__attribute__((minsize)) PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+#endif
 {_checks(program)}
   if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;
   if (haqnas_cpu_missing({_feature_set(program)})) return HAQNAS_ERROR_CPU;
   unsigned char *const work = workspace;
   const unsigned char *const constants = {name}_constants;
-  (void)work, (void)constants, (void)mark, (void)context;
+  (void)work, (void)constants;
 {chr(10).join(_call(program, index, call) for index, call in enumerate(program.calls))}
   return HAQNAS_OK;
 }}
 
+#ifdef HAQNAS_MARKED
 PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
   return {name}_run_marked(inputs, outputs, workspace, NULL, NULL);
 }}
+#endif
 
 PUBLIC const char *{name}_error_message(int status) {{
   switch (status) {{
@@ -381,6 +391,11 @@ def _samples_table(samples: tuple[OutputSamples, ...]) -> str:
     return "\n".join([*values, "static const haqnas_samples samples[] = {", *rows, "};"])
 
 
+def _call_table(program: Program) -> str:
+    names = ((call.symbol.removeprefix(f"{program.name}_"), call.layer) for call in program.calls)
+    return "\n".join(f"    {{{string_literal(kernel)}, {string_literal(layer)}}}," for kernel, layer in names)
+
+
 def _description(program: Program, golden: SelfTest) -> str:
     name = program.name
     if golden.output_hash is None and len(golden.samples) != len(program.outputs):
@@ -396,10 +411,15 @@ def _description(program: Program, golden: SelfTest) -> str:
 {_tensor_table("output", program.outputs)}
 {"" if is_hashed else _samples_table(golden.samples)}
 
-extern const haqnas_model {name}_model;
+#ifdef HAQNAS_MARKED
 int {name}_run_marked(const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark,
                       void *context);
+static const haqnas_call calls[] = {{
+{_call_table(program)}
+}};
+#endif
 
+extern const haqnas_model {name}_model;
 const haqnas_model {name}_model = {{
     .name = "{name}",
     .version = {string_literal(version("haqnas"))},
@@ -410,9 +430,12 @@ const haqnas_model {name}_model = {{
     .outputs = outputs,
     .workspace_bytes = {_workspace_bytes(program)},
     .required_cpu_features = {_feature_set(program)},
-    .call_count = {len(program.calls)},
     .run = {name}_run,
+#ifdef HAQNAS_MARKED
+    .call_count = {len(program.calls)},
+    .calls = calls,
     .run_marked = {name}_run_marked,
+#endif
     .error_message = {name}_error_message,
     .output_hash = UINT64_C({golden.output_hash or 0}),
     .samples = {"NULL" if is_hashed else "samples"},

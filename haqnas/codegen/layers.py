@@ -81,8 +81,9 @@ def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) ->
     unit_channels = layout.strides[1] == 1 or layout.shape[1] == 1
     if own and unit_channels and layout.halo.covers(halo) and layout.strides[3] > 0 and layout.strides[2] > 0:
         return x
-    image = draft.new_image(layout.shape, halo, zero_point, layer)
+    image = draft.new(layout.shape, "uint8", halo)
     draft.copy(x, image, layer)
+    draft.fill_halo(image, zero_point, layer)
     return image
 
 
@@ -270,9 +271,8 @@ def _emit(
     kernel = draft.choose(geometry, draft.profile.isas)
     finish = ending.finish
     pointer, weight_offset, weight_size = _weight_argument(draft, kernel, weight, w)
-    bias = draft.constant(_padded(_folded_bias(kernel, weight, w), kernel.block))
-    scale = draft.constant(_padded(w.scale.astype(np.float32), kernel.block))
-    draft.weight_bytes += weight_size + 2 * 4 * (-(-len(w.bias) // kernel.block) * kernel.block)
+    bias = draft.weight_constant(_padded(_folded_bias(kernel, weight, w), kernel.block))
+    scale = draft.weight_constant(_padded(w.scale.astype(np.float32), kernel.block))
     extras = [
         Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
         for extra in kernel.extras(geometry)
@@ -301,10 +301,10 @@ def _weight_argument(
     """Argument, offset in the constants and bytes of the packed weights."""
     ordered = kernel.pack(weight)
     if w.weight_bits == 8:
-        pointer = draft.constant(ordered)
+        pointer = draft.weight_constant(ordered)
         return pointer, pointer.offset_bytes, ordered.nbytes
     packed = subbyte.pack(ordered, w.weight_bits)
-    pointer = draft.constant(packed)
+    pointer = draft.weight_constant(packed)
     groups = -(-len(ordered) // subbyte.GROUP)
     unpacked = Reference(draft.allocate(groups * subbyte.GROUP))
     draft.call(

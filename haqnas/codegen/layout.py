@@ -134,11 +134,11 @@ def broadcast(layout: Layout, shape: Sequence[int]) -> Layout:
     )
 
 
-def loop_nest(layouts: Sequence[Layout], rank: int) -> tuple[list[int], list[list[int]]]:
-    """Extents and strides (one list per tensor) of `rank` loops over tensors of one shape; the first is written.
+def loop_nest(layouts: Sequence[Layout], ranks: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Extents and strides (one list per tensor) of loops over tensors of one shape; the first is written.
 
-    Dimensions are ordered by the written tensor's strides and merged where all tensors allow it.
-    Raises ValueError where more than `rank` loops are needed.
+    Dimensions are ordered by the written tensor's strides and merged where all tensors allow it; the number of loops
+    is the least of `ranks` that suffices. Raises ValueError where none does.
     """
     shape = layouts[0].shape
     order = sorted((i for i, e in enumerate(shape) if e != 1), key=lambda i: -layouts[0].strides[i])
@@ -154,8 +154,9 @@ def loop_nest(layouts: Sequence[Layout], rank: int) -> tuple[list[int], list[lis
             extents.append(shape[i])
             for s, step in zip(strides, steps, strict=True):
                 s.append(step)
-    if len(extents) > rank:
-        raise ValueError(f"{len(extents)} loops needed, {rank} supported, for shape {shape}")
+    rank = next((rank for rank in sorted(ranks) if rank >= len(extents)), None)
+    if rank is None:
+        raise ValueError(f"{len(extents)} loops needed, {max(ranks)} supported, for shape {shape}")
     filler = rank - len(extents)
     total = prod(shape)
     return (

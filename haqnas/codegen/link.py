@@ -102,17 +102,27 @@ def _remember_use(linker: Linker) -> None:
 
 
 def link_executable(
-    linker: Linker, name: str, kernels: Path, sources: Path, output: Path, timeout_s: float = TIMEOUT_S
+    linker: Linker,
+    name: str,
+    kernels: Path,
+    sources: Path,
+    output: Path,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    is_marked: bool = False,
 ) -> Path:
     """Link the static executable of model `name`, whose emitted sources lie in the folder `sources`.
+
+    A marked one can time each kernel call (`--layers N`).
 
     Returns `output`, which appears whole or not at all. Raises DeviceError where the compiler fails.
     """
     inputs = (*_library_sources(name), f"{name}_model.c", *_runtime(*_PROGRAM))
+    marks = ("-DHAQNAS_MARKED",) if is_marked else ()
     with _replacing(output) as made:
         _compile(
             linker,
-            [*_COMPILE, "-static", f"-DHAQNAS_MODEL={name}_model", *inputs, str(kernels.resolve()), *_LINK],
+            [*_COMPILE, *marks, "-static", f"-DHAQNAS_MODEL={name}_model", *inputs, str(kernels.resolve()), *_LINK],
             sources,
             made,
             timeout_s,

@@ -81,6 +81,7 @@ class _Walk:
         self.values: dict[fx.Node, Any] = {}
         self.fused = fused_sums(self.graph.graph)
         self.deferred = frozenset(self.fused.values())
+        self.halos: dict[fx.Node, int] = {}  # zero point of each image that has a border
 
     def inputs(self) -> tuple[TensorInfo, ...]:
         placeholders = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
@@ -142,6 +143,8 @@ class _Walk:
                 "keep the layers around it in float with --exclude, or report it"
             )
         self.values[node] = handler(self, node)
+        if node in self.halos:  # after the image, so that its kernel may write into the border
+            self.draft.fill_halo(self.values[node], self.halos[node], self.layer(node))
 
     def lower_module(self, node: fx.Node) -> None:
         """A float island."""
@@ -192,7 +195,9 @@ class _Walk:
             return Value(self.draft.external(Region.OUTPUT, index, size), dense(shape), dtype)
         if dtype == "uint8" and len(shape) == 4 and shape[0] == 1:
             halo, zero_point = halo_demand(node)
-            return self.draft.new_image(shape, halo, zero_point, self.layer(node))
+            if halo != NO_HALO:
+                self.halos[node] = zero_point
+            return self.draft.new(shape, "uint8", halo)
         return self.draft.new(shape, dtype)
 
     def _output_index(self, node: fx.Node) -> int | None:

@@ -103,6 +103,7 @@ int run_bench(const char* runs) {
   return failure;
 }
 
+#ifdef HAQNAS_MARKED
 /* Where the time of each call of the run in progress goes. */
 typedef struct {
   uint64_t last_ns;
@@ -139,11 +140,16 @@ int run_layers(const char* runs) {
     put(&out, HAQNAS_MODEL.name);
     put(&out, "\"");
     put_field(&out, "count", stride);
-    put(&out, ", \"median_ns\": [");
+    put(&out, ", \"calls\": [");
     for (size_t call = 0; call < calls; ++call) {
       sort(times_ns + call * stride, stride);
-      if (call) put(&out, ", ");
-      put_count(&out, median(times_ns + call * stride, stride));
+      put(&out, call ? ",\n{\"kernel\": \"" : "\n{\"kernel\": \"");
+      put(&out, HAQNAS_MODEL.calls[call].kernel);
+      put(&out, "\", \"layer\": \"");
+      put(&out, HAQNAS_MODEL.calls[call].layer);
+      put(&out, "\"");
+      put_field(&out, "median_ns", median(times_ns + call * stride, stride));
+      put(&out, "}");
     }
     put(&out, "]}\n");
     failure = end_output(&out);
@@ -152,3 +158,4 @@ int run_layers(const char* runs) {
   release_buffers(&memory);
   return failure;
 }
+#endif

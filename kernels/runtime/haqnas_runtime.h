@@ -47,8 +47,16 @@ typedef struct {
   float tolerance; /* greatest absolute difference that passes */
 } haqnas_samples;
 
-/* Told after each kernel call of a run, with the call's number. */
+#ifdef HAQNAS_MARKED
+/* The executable that times each kernel call (--format layers): told after each, with its number.
+ * Kept out of all else, because it costs 40 bytes a call. */
 typedef void (*haqnas_mark)(void* context, int call);
+
+typedef struct {
+  const char* kernel;
+  const char* layer;
+} haqnas_call;
+#endif
 
 /* A whole model, for the executable and the TVM entry. */
 typedef struct {
@@ -61,10 +69,13 @@ typedef struct {
   const haqnas_tensor* outputs;
   size_t workspace_bytes;
   uint64_t required_cpu_features;
-  int32_t call_count; /* kernel calls of one run */
   int (*run)(const void* const* inputs, void* const* outputs, void* workspace);
+#ifdef HAQNAS_MARKED
+  int32_t call_count; /* kernel calls of one run */
+  const haqnas_call* calls;
   int (*run_marked)(const void* const* inputs, void* const* outputs, void* workspace,
                     haqnas_mark mark, void* context);
+#endif
   const char* (*error_message)(int status);
   uint64_t output_hash;          /* FNV-1a over all output bytes; used when samples is null */
   const haqnas_samples* samples; /* one per output; null when the model is exact */

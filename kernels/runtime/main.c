@@ -16,7 +16,9 @@ static void put_usage(text* out) {
       "                run the model once for each\n"
       "  -o OUTDIR     write output0.bin, output1.bin ... there\n"
       "  --bench N     time N runs on made-up input and print one JSON object, nanoseconds\n"
+#ifdef HAQNAS_MARKED
       "  --layers N    the same for each kernel call: medians of N runs\n"
+#endif
       "  --golden      run the built-in self test\n"
       "  --info        print inputs, outputs, workspace and CPU features as JSON\n"
       "  --version     print the name and version\n"
@@ -70,10 +72,12 @@ int main(int argc, char** argv) {
     if (argc > 3) return fail_usage("--bench takes one number, but got also ", argv[3]);
     return run_bench(argc > 2 ? argv[2] : NULL);
   }
+#ifdef HAQNAS_MARKED
   if (is_word(first, "--layers")) {
     if (argc > 3) return fail_usage("--layers takes one number, but got also ", argv[3]);
     return run_layers(argc > 2 ? argv[2] : NULL);
   }
+#endif
   if (is_alone && is_word(first, "--golden")) return run_golden();
   if (is_alone && is_word(first, "--info")) return print(HAQNAS_MODEL.info_json, "", "");
   if (is_alone && is_word(first, "--version"))

@@ -50,9 +50,11 @@ int prepare_made_up(
     buffers* memory); /* checks the CPU, allocates, fills the inputs with made-up values */
 
 /* The jobs; each returns the exit code. */
-int run_golden(void);                                        /* golden.c */
-int run_bench(const char* runs);                             /* bench.c */
-int run_layers(const char* runs);                            /* bench.c */
+int run_golden(void);            /* golden.c */
+int run_bench(const char* runs); /* bench.c */
+#ifdef HAQNAS_MARKED
+int run_layers(const char* runs); /* bench.c */
+#endif
 int run_files(const char* const* paths, const char* folder); /* files.c */
 
 #endif /* HAQNAS_PROGRAM_H_ */

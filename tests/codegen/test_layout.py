@@ -89,7 +89,7 @@ def test_loop_nest_visits_every_element_once_in_step(shape, random):
     other = permuted(dense([shape[i] for i in order]), inverse)
     small = tuple(random.choice([1, size]) for size in shape)
     layouts = [dense(shape), other, broadcast(dense(small), shape)]
-    extents, strides = loop_nest(layouts, 6)
+    extents, strides = loop_nest(layouts, (3, 6))
     visited = np.zeros((3, *extents), dtype=int)
     for position in np.ndindex(*extents):
         for k in range(3):
@@ -101,7 +101,7 @@ def test_loop_nest_visits_every_element_once_in_step(shape, random):
 def test_loop_nest_refuses_more_loops_than_the_kernel_has():
     scattered = Layout((2,) * 7, (3, 7, 17, 41, 97, 211, 467))
     with pytest.raises(ValueError, match="7 loops needed, 6 supported"):
-        loop_nest([scattered], 6)
+        loop_nest([scattered], (3, 6))
 
 
 def test_a_batch_of_images_is_row_major():

@@ -12,9 +12,17 @@ void tiny_sign(const void *, const void *, int32_t);
 
 #define PUBLIC __attribute__((visibility("default")))
 
-/* `mark` is told after each call; null costs a comparison. */
-__attribute__((visibility("hidden"))) int tiny_run_marked(const void *const *inputs, void *const *outputs,
-                                                            void *workspace, haqnas_mark mark, void *context) {
+#ifdef HAQNAS_MARKED
+#define PARAMETERS const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark, void *context
+#define MARK(call) \
+  if (mark) mark(context, call)
+int tiny_run_marked(PARAMETERS);
+int tiny_run_marked(PARAMETERS) {
+#else
+#define MARK(call)
+/* One line a call and no loops in it: nothing to gain from code that is large. */
+__attribute__((minsize)) PUBLIC int tiny_run(const void *const *inputs, void *const *outputs, void *workspace) {
+#endif
   if (!inputs || !outputs || !workspace) return HAQNAS_ERROR_NULL;
   const unsigned char *const in0 = inputs[0];
   if (!in0) return HAQNAS_ERROR_NULL;
@@ -30,16 +38,18 @@ __attribute__((visibility("hidden"))) int tiny_run_marked(const void *const *inp
   if (haqnas_cpu_missing(0)) return HAQNAS_ERROR_CPU;
   unsigned char *const work = workspace;
   const unsigned char *const constants = tiny_constants;
-  (void)work, (void)constants, (void)mark, (void)context;
-  tiny_copy(in0, work + 64, 8); if (mark) mark(context, 0);
-  tiny_scale(work + 64, constants, out0, 8); if (mark) mark(context, 1); /* layer1.0 */
-  tiny_sign(in1, out1, 8); if (mark) mark(context, 2); /* layer2 */
+  (void)work, (void)constants;
+  tiny_copy(in0, work + 64, 8); MARK(0);
+  tiny_scale(work + 64, constants, out0, 8); MARK(1); /* layer1.0 */
+  tiny_sign(in1, out1, 8); MARK(2); /* layer2 */
   return HAQNAS_OK;
 }
 
+#ifdef HAQNAS_MARKED
 PUBLIC int tiny_run(const void *const *inputs, void *const *outputs, void *workspace) {
   return tiny_run_marked(inputs, outputs, workspace, NULL, NULL);
 }
+#endif
 
 PUBLIC const char *tiny_error_message(int status) {
   switch (status) {

@@ -17,10 +17,17 @@ static const haqnas_tensor outputs[] = {
 };
 
 
-extern const haqnas_model tiny_model;
+#ifdef HAQNAS_MARKED
 int tiny_run_marked(const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark,
                       void *context);
+static const haqnas_call calls[] = {
+    {"copy", ""},
+    {"scale", "layer1.0"},
+    {"sign", "layer2"},
+};
+#endif
 
+extern const haqnas_model tiny_model;
 const haqnas_model tiny_model = {
     .name = "tiny",
     .version = "0.1.0",
@@ -31,9 +38,12 @@ const haqnas_model tiny_model = {
     .outputs = outputs,
     .workspace_bytes = 128,
     .required_cpu_features = 0,
-    .call_count = 3,
     .run = tiny_run,
+#ifdef HAQNAS_MARKED
+    .call_count = 3,
+    .calls = calls,
     .run_marked = tiny_run_marked,
+#endif
     .error_message = tiny_error_message,
     .output_hash = UINT64_C(1253235916123902473),
     .samples = NULL,
