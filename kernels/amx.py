@@ -13,7 +13,8 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Pixels
+from haqnas.kernels import x86_finish
+from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish, Pixels
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, prim_func
 
 LANES = 16
@@ -92,7 +93,7 @@ def kernel(vectors: int, finish: Finish) -> PrimFunc:
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         acc, config, p = rest[-3:]
         residual = rest[0] if finish is Finish.UINT8_ADD else None
-        epilogue = Epilogue.begin(finish, LANES, vectors, p)
+        epilogue = x86_finish.epilogue(x86_finish.AVX512, finish, vectors, p)
 
         def place(tile: Expr) -> tuple[Expr, Expr]:
             """(row, first column) of a tile of pixels; a surplus tile repeats the last."""

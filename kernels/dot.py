@@ -21,6 +21,7 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
+from haqnas.kernels import x86_finish
 from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Pixels
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, prim_func, store
 
@@ -53,6 +54,12 @@ class Instructions:
     multiply_add: Callable[[Expr, Expr, Expr], Expr]
     order: tuple[int, ...]  # axes of (channel, element halves, element) in the order of memory
     splits: tuple[int, int]  # group = splits[0] * splits[1]
+    machine: x86_finish.Machine | None = None
+
+    def epilogue(self, finish: Finish, vectors: int, parameters: Buffer) -> x86_finish.Ending:
+        if self.machine is None:
+            return Epilogue.begin(finish, self.lanes, vectors, parameters)
+        return x86_finish.epilogue(self.machine, finish, vectors, parameters)
 
 
 def _portable_act(a: Buffer, index: Expr) -> Expr:
@@ -81,7 +88,16 @@ def _vnni(acc: Expr, a: Expr, w: Expr) -> Expr:
 
 
 AVX512_VNNI = Instructions(
-    "avx512-vnni", 16, 4, False, _vnni_act, lambda w, i: load(w, i, 64), _vnni, (0, 1, 2), (1, 4)
+    "avx512-vnni",
+    16,
+    4,
+    False,
+    _vnni_act,
+    lambda w, i: load(w, i, 64),
+    _vnni,
+    (0, 1, 2),
+    (1, 4),
+    x86_finish.AVX512,
 )
 
 
@@ -98,7 +114,16 @@ def _avx2(acc: Expr, a: Expr, w: Expr) -> Expr:
 
 
 AVX2 = Instructions(
-    "avx2", 8, 2, False, _avx2_act, lambda w, i: T.cast(load(w, i, 16), "int16x16"), _avx2, (0, 1, 2), (1, 2)
+    "avx2",
+    8,
+    2,
+    False,
+    _avx2_act,
+    lambda w, i: T.cast(load(w, i, 16), "int16x16"),
+    _avx2,
+    (0, 1, 2),
+    (1, 2),
+    x86_finish.AVX2,
 )
 
 
@@ -144,7 +169,7 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
-        epilogue = Epilogue.begin(finish, lanes, tile.vectors, p)
+        epilogue = instructions.epilogue(finish, tile.vectors, p)
         spill = local("int32", tile.pixels * block)
 
         def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
@@ -187,7 +212,9 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
         with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
             columns = p[Parameter.COLUMNS]
             with T.If(columns >= tile.pixels):
-                with T.Then():  # the last tile of a row overlaps the one before: no pixel is worth a tile of its own
+                with (
+                    T.Then()
+                ):  # the last tile of a row overlaps the one before: no pixel is worth a tile of its own
                     with T.serial(0, T.floordiv(columns + tile.pixels - 1, tile.pixels)) as i:
                         tile_body(tile.pixels, many, n, row, T.min(i * tile.pixels, columns - tile.pixels))
                 with T.Else():
