@@ -74,18 +74,22 @@ def steps(tiling: Tiling, taps: Sequence[int], length: int) -> Steps:
     return Steps(whole, tuple(tap + CHUNK * chunks for tap in taps) if rest else (), rest)
 
 
-def tile_counts(columns: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """How many tiles of each size (descending, the last is 1) cover a row: as few as possible."""
+def tile_counts(columns: int, sizes: tuple[int, ...]) -> dict[int, int]:
+    """Size -> how many tiles of it cover a row: as few tiles as possible, of one size where that is possible.
+
+    `sizes` descend to 1. The keys are one size, or all of them: what a kernel has code for.
+    """
 
     @cache
     def best(rest: int) -> tuple[int, ...]:
         if rest == 0:
             return ()
-        return min(((size, *best(rest - size)) for size in sizes if size <= rest), key=len)
+        options = ((size, *best(rest - size)) for size in sizes if size <= rest)
+        return min(options, key=lambda chosen: (len(chosen), len(set(chosen))))
 
     many = max(0, columns // sizes[0] - 4)  # the cut of the last few tiles decides
-    chosen = best(columns - many * sizes[0])
-    return tuple(chosen.count(size) + (many if size == sizes[0] else 0) for size in sizes)
+    chosen = (sizes[0],) * many + best(columns - many * sizes[0])
+    return {size: chosen.count(size) for size in (sizes if len(set(chosen)) > 1 else chosen[:1])}
 
 
 def pack(weight: np.ndarray, tiling: Tiling) -> np.ndarray:
@@ -112,6 +116,7 @@ class Variant:
     """What the code of a kernel is specialised for; all else it reads at run time."""
 
     tiling: Tiling
+    sizes: tuple[int, ...]  # pixels of its tiles
     finish: Finish
     clamp: Clamp
     whole: bool  # it has steps of 16 bytes
@@ -120,9 +125,10 @@ class Variant:
 
     @property
     def symbol(self) -> str:
+        sizes = f"_{self.sizes[0]}" if len(self.sizes) < len(self.tiling.pixels) else ""
         flags = ("w" if self.whole else "", f"r{self.rest}" if self.rest else "", "" if self.is_full else "p")
         name = self.tiling.name.replace("/", "_")
-        return f"hq_{name}_{''.join(flags)}{self.clamp.suffix}_{self.finish}"
+        return f"hq_{name}{sizes}_{''.join(flags)}{self.clamp.suffix}_{self.finish}"
 
 
 def kernel(variant: Variant) -> PrimFunc:
@@ -195,7 +201,7 @@ def kernel(variant: Variant) -> PrimFunc:
             target = pointer(y, row * p[Parameter.OUT_ROW] + n * block)
             extras = None if residual is None else pointer(residual, row * p[RESIDUAL_ROW] + n * block)
             column: Expr = T.int32(0)
-            for index, pixels in enumerate(tiling.pixels):
+            for index, pixels in enumerate(variant.sizes):
                 acc = local("int32", multiply.registers(pixels, block) * LANES)
                 count = p[Parameter.TILES + index]
                 with T.serial(0, count) as i:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from haqnas.kernels import amx, depthwise, dot, finish, neon_dot
+from haqnas.kernels import amx, depthwise, dot, finish, neon_depthwise, neon_dot
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.neon import Clamp
 from haqnas.kernels.neon_multiply import Sdot, Smull
@@ -215,6 +215,51 @@ DEPTHWISE = Kernel(
     extras=_small_group_extras,
 )
 
+
+def _neon_depthwise_extras(g: Geometry) -> tuple[Extra, ...]:
+    p = neon_depthwise.Parameter
+    _, _, down, across = neon_depthwise.grid(g.offsets) or (0, 0, 0, 0)  # what only the unrolled form reads
+    values = _finish_values(g) | {
+        p.ROWS: g.rows,
+        p.TAPS: len(g.offsets),
+        p.IN_ROW: g.in_row,
+        p.IN_COLUMN: g.in_column,
+        p.OUT_ROW: g.out_row,
+        p.OUT_COLUMN: g.out_column,
+        p.DOWN: down,
+        p.ACROSS: across,
+        p.ONE: 1,
+    }
+    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES).values(), p.TILES))
+    return (_parameters(values, g.offsets, p.OFFSETS),)
+
+
+def _neon_depthwise_row(is_unrolled: bool) -> Kernel:
+    def form(g: Geometry) -> neon_depthwise.Filter | None:
+        return neon_depthwise.unrolled_filter(g.offsets, g.in_column) if is_unrolled else None
+
+    def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
+        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES))
+        return neon_depthwise.Variant(form(g), sizes, Clamp.of(g.zero_point, g.low, g.high), finish)
+
+    return Kernel(
+        name=f"depthwise/neon/{'unrolled' if is_unrolled else 'taps'}",
+        isa="neon",
+        kind="depthwise",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=1,
+        overread_bytes=0,
+        act_offset=0,
+        accepts=lambda g: g.channels >= neon_depthwise.BLOCK and (not is_unrolled or form(g) is not None),
+        pack=neon_depthwise.pack,
+        finishes=(Finish.UINT8, Finish.FLOAT32),
+        function=lambda g, finish: neon_depthwise.kernel(variant(g, finish)),
+        symbol=lambda g, finish: variant(g, finish).symbol,
+        extras=_neon_depthwise_extras,
+    )
+
+
 GROUPED = Kernel(
     name="grouped/portable",
     isa="portable",
@@ -239,8 +284,9 @@ def _neon_row(isa: str, tiling: neon_dot.Tiling, accepts: Callable[[Geometry], b
 
     def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
         cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
+        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.pixels))
         return neon_dot.Variant(
-            tiling, finish, clamp, bool(cut.whole), cut.rest, g.channels % tiling.block == 0
+            tiling, sizes, finish, clamp, bool(cut.whole), cut.rest, g.channels % tiling.block == 0
         )
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
@@ -255,7 +301,7 @@ def _neon_row(isa: str, tiling: neon_dot.Tiling, accepts: Callable[[Geometry], b
             p.WHOLE: len(cut.whole),
             p.RESTS: len(cut.rests),
         }
-        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels), p.TILES))
+        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels).values(), p.TILES))
         return (_parameters(values, (*cut.whole, *cut.rests), p.OFFSETS),)
 
     def fits(g: Geometry) -> bool:
@@ -309,6 +355,8 @@ TABLE: tuple[Kernel, ...] = (
     _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8), _is_image),
     _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 16), _is_batch_of_one),
     _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 8), _is_batch_of_one),
+    _neon_depthwise_row(is_unrolled=True),
+    _neon_depthwise_row(is_unrolled=False),
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,
