@@ -39,7 +39,7 @@ def group() -> None:
     "--bits", default="8", show_default=True, metavar="8|wXaY|FILE", help="Uniform bits or a policy.json."
 )
 @click.option(
-    "--format", "formats", default="exe,a", show_default=True, metavar="LIST", help="Of exe,a,so,tvm."
+    "--format", "formats", default="exe,a", show_default=True, metavar="LIST", help="Of exe,a,so,tvm,layers."
 )
 @click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
 @device_option

@@ -24,10 +24,12 @@ CHUNK = 64  # elements of A that one tile row holds
 
 
 def block_channels(vectors: int) -> int:
+    """Output channels of a block."""
     return LANES * vectors
 
 
 def scratch_bytes(vectors: int) -> int:
+    """Workspace for the accumulators: two halves."""
     return 2 * PIXEL_TILES * 16 * block_channels(vectors) * 4
 
 
@@ -75,6 +77,7 @@ def pack(weight: np.ndarray, vectors: int) -> np.ndarray:
 
 
 def symbol(vectors: int, finish: Finish) -> str:
+    """The C name of the kernel."""
     return f"hq_dot_amx_int8_{block_channels(vectors)}_{finish}"
 
 

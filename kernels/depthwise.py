@@ -59,10 +59,12 @@ def pack_grouped(weight: np.ndarray) -> np.ndarray:
 
 
 def depthwise_symbol(finish: Finish) -> str:
+    """The C name of the kernel."""
     return f"hq_depthwise_{finish}"
 
 
 def grouped_symbol(finish: Finish) -> str:
+    """The C name of the kernel."""
     return f"hq_grouped_{finish}"
 
 

@@ -37,6 +37,7 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def symbol(bits: int) -> str:
+    """The C name of the kernel."""
     return f"hq_unpack_w{bits}"
 
 

@@ -23,22 +23,21 @@ def prim_func(symbol: str, pointers: Mapping[str, str], body: Callable[..., None
 
     The pointers of one call must not overlap, except where both are only read.
     """
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(symbol)
-            T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
-            handles = [T.arg(name, T.handle(dtype)) for name, dtype in pointers.items()]
-            body(
-                *(
-                    T.decl_buffer((UNBOUNDED,), dtype, data=handle)
-                    for handle, dtype in zip(handles, pointers.values(), strict=True)
-                )
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(symbol)
+        T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
+        handles = [T.arg(name, T.handle(dtype)) for name, dtype in pointers.items()]
+        body(
+            *(
+                T.decl_buffer((UNBOUNDED,), dtype, data=handle)
+                for handle, dtype in zip(handles, pointers.values(), strict=True)
             )
+        )
     return builder.get()
 
 
 def lanes_of(dtype: str, lanes: int) -> str:
-    """The name of a vector type: lanes_of("int32", 16) is "int32x16"."""
+    """The name of a vector type, such as int32x16."""
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
@@ -48,18 +47,22 @@ def at(index: Expr, lanes: int) -> Expr:
 
 
 def load(buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
+    """`lanes` elements from `index` on."""
     return buffer[at(index, lanes)]
 
 
 def store(buffer: Buffer, value: Expr, index: Expr, lanes: int = 1) -> None:
+    """Write `lanes` elements from `index` on."""
     T.buffer_store(buffer, value, [at(index, lanes)])
 
 
 def splat(value: Expr, lanes: int) -> Expr:
+    """The same number in every lane."""
     return value if lanes == 1 else T.broadcast(value, lanes)
 
 
 def convert(value: Expr, dtype: str, lanes: int) -> Expr:
+    """The numbers in another type."""
     return T.cast(value, lanes_of(dtype, lanes))
 
 

@@ -159,11 +159,18 @@ class Draft:
         parameters = np.array([*extents, *(s for steps in strides for s in steps), *scalars], np.int32)
         pointers = [self.address(v) for v in values]
         constants = [self.constant(table) for table in tables]
-        self.call(f"{symbol}_{rank}", lambda: function(rank), (*pointers, *constants, self.constant(parameters)), layer)
+        self.call(
+            f"{symbol}_{rank}",
+            lambda: function(rank),
+            (*pointers, *constants, self.constant(parameters)),
+            layer,
+        )
 
     def copy(self, source: Value, target: Value, layer: str) -> None:
         dtype = source.dtype
-        self.elementwise(f"hq_copy_{dtype}", lambda rank: elementwise.copy_kernel(dtype, rank), (target, source), layer)
+        self.elementwise(
+            f"hq_copy_{dtype}", lambda rank: elementwise.copy_kernel(dtype, rank), (target, source), layer
+        )
 
     def dense_copy(self, value: Value, layer: str) -> Value:
         """The value itself where it is row-major from the start of its buffer, else a copy that is."""

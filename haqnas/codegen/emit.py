@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from haqnas.codegen.header import emit_header, workspace_bytes
 from haqnas.codegen.literals import comma_separated, float_literal, int32_literal, string_literal
 from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.selftest import OutputSamples, SelfTest
@@ -17,7 +18,6 @@ from haqnas.errors import ConfigurationError
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FEATURE = re.compile(r'^HAQNAS_CPU_FEATURE\((\w+), "([^"]+)", (\w+)\)$', re.MULTILINE)
-_C_TYPES = {"uint8": "uint8_t", "float32": "float"}
 _DTYPES = {"uint8": "HAQNAS_UINT8", "float32": "HAQNAS_FLOAT32"}
 _POINTERS = {
     Region.WORKSPACE: "work",
@@ -57,7 +57,7 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
         )
     name = program.name
     files = {
-        f"{name}.h": _header(program),
+        f"{name}.h": emit_header(program),
         f"{name}.c": _source(program),
         f"{name}_model.c": _description(program, golden),
         f"{name}_constants.S": _constants_assembly(program),
@@ -70,22 +70,6 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
 
 
 # Facts of tensors --------------------------------------------------------------------------------------------
-
-
-def inverse_scale(info: TensorInfo) -> float:
-    """The factor that turns a real value of `info` into an integer: float32(1 / scale)."""
-    return float(np.float32(1.0 / info.scale))
-
-
-def _element_count(info: TensorInfo) -> int:
-    return info.size_bytes // (4 if info.dtype == "float32" else 1)
-
-
-def _workspace_bytes(program: Program) -> int:
-    """At least one line, so that a workspace is never an array of size zero."""
-    return max(64, program.workspace_bytes)
-
-
 def _feature_set(program: Program) -> str:
     known = cpu_features()
     for feature in program.required_cpu_features:
@@ -94,114 +78,6 @@ def _feature_set(program: Program) -> str:
                 f"the runtime cannot check the CPU feature {feature!r}; it knows {comma_separated(sorted(known))}"
             )
     return " | ".join(f"HAQNAS_CPU({known[f]})" for f in program.required_cpu_features) or "0"
-
-
-# Header -----------------------------------------------------------------------------------------------------
-
-
-def _tensor_macros(prefix: str, info: TensorInfo) -> str:
-    quantized = f"""\
-#define {prefix}_SCALE {float_literal(info.scale)}
-#define {prefix}_ZERO_POINT {info.zero_point}
-#define {prefix}_QUANT_MAX {info.quant_max}
-"""
-    return f"""\
-#define {prefix}_NAME {string_literal(info.name)}
-#define {prefix}_TYPE {_C_TYPES[info.dtype]}
-#define {prefix}_RANK {len(info.shape)}
-#define {prefix}_SHAPE {{{comma_separated(info.shape)}}}
-#define {prefix}_ELEMENTS {_element_count(info)}
-#define {prefix}_BYTES {info.size_bytes}
-{quantized if info.dtype == "uint8" else ""}"""
-
-
-def _quantize_function(name: str, index: int, info: TensorInfo) -> str:
-    low, high = -info.zero_point, info.quant_max - info.zero_point
-    return f"""\
-/* Real values to input {index}: value / scale rounded half to even, plus zero point, clamped; NaN gives 0. */
-static inline void {name}_quantize_input{index}(const float *real, uint8_t *quantized, size_t count) {{
-  size_t i;
-  for (i = 0; i < count; ++i) {{
-    float value = nearbyintf(real[i] * {float_literal(inverse_scale(info))});
-    if (!(value >= {float_literal(low)})) value = {float_literal(low)};
-    if (value > {float_literal(high)}) value = {float_literal(high)};
-    quantized[i] = (uint8_t)((int32_t)value + {int32_literal(info.zero_point)});
-  }}
-}}
-"""
-
-
-def _dequantize_function(name: str, index: int, info: TensorInfo) -> str:
-    return f"""\
-/* Output {index} to real values: scale * (integer - zero point). */
-static inline void {name}_dequantize_output{index}(const uint8_t *quantized, float *real, size_t count) {{
-  size_t i;
-  for (i = 0; i < count; ++i)
-    real[i] = (float)((int32_t)quantized[i] - {int32_literal(info.zero_point)}) * {float_literal(info.scale)};
-}}
-"""
-
-
-def _header(program: Program) -> str:
-    name, upper = program.name, program.name.upper()
-    macros = [_tensor_macros(f"{upper}_INPUT{i}", info) for i, info in enumerate(program.inputs)]
-    macros += [_tensor_macros(f"{upper}_OUTPUT{i}", info) for i, info in enumerate(program.outputs)]
-    functions = [
-        _quantize_function(name, i, info) for i, info in enumerate(program.inputs) if info.dtype == "uint8"
-    ]
-    functions += [
-        _dequantize_function(name, i, info) for i, info in enumerate(program.outputs) if info.dtype == "uint8"
-    ]
-    needs = ", ".join(program.required_cpu_features) or "nothing beyond the architecture's baseline"
-    return f"""\
-/* {name}: a neural network compiled by haqnas {version("haqnas")}. C99 and C++11; link lib{name}.a and -lm.
- * CPU features needed: {needs}. */
-#ifndef HAQNAS_MODEL_{upper}_H_
-#define HAQNAS_MODEL_{upper}_H_
-
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-
-/* Bytes of the workspace, and its alignment. */
-#define {upper}_WORKSPACE_BYTES {_workspace_bytes(program)}
-#define {upper}_WORKSPACE_ALIGNMENT 64
-
-#define {upper}_INPUT_COUNT {len(program.inputs)}
-#define {upper}_OUTPUT_COUNT {len(program.outputs)}
-
-/* A uint8 tensor's real value is scale * (integer - zero point); integers go from 0 to QUANT_MAX. */
-{chr(10).join(macros)}
-/* Results of {name}_run. */
-enum {name}_status {{
-  {upper}_OK = 0,
-  {upper}_ERROR_NULL = 1,
-  {upper}_ERROR_ALIGNMENT = 2,
-  {upper}_ERROR_CPU = 3,
-  {upper}_ERROR_IO_ALIGNMENT = 4
-}};
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* Run the network once. `inputs` and `outputs` are arrays of INPUT_COUNT and OUTPUT_COUNT pointers to buffers
- * of the sizes above, in row-major order; float32 buffers are aligned to 4 bytes. `workspace` has
- * WORKSPACE_BYTES bytes, aligned to 64, holds nothing between calls, and overlaps no other buffer. Allocates
- * nothing, does no input or output, keeps no state: threads may call it at once, each with its own workspace
- * and outputs. Returns 0, or an error code without having written anything. */
-int {name}_run(const void *const *inputs, void *const *outputs, void *workspace);
-
-/* One sentence in English on a result of {name}_run; a constant string. */
-const char *{name}_error_message(int status);
-
-#ifdef __cplusplus
-}} /* extern "C" */
-#endif
-
-{chr(10).join(functions)}
-#endif /* HAQNAS_MODEL_{upper}_H_ */
-"""
 
 
 # Source -----------------------------------------------------------------------------------------------------
@@ -358,7 +234,7 @@ def _info_json(program: Program) -> str:
             "haqnas": version("haqnas"),
             "inputs": [tensor(info) for info in program.inputs],
             "outputs": [tensor(info) for info in program.outputs],
-            "workspace_bytes": _workspace_bytes(program),
+            "workspace_bytes": workspace_bytes(program),
             "constants_bytes": len(program.constants),
             "required_cpu_features": list(program.required_cpu_features),
             "is_exact": program.is_exact,
@@ -428,7 +304,7 @@ const haqnas_model {name}_model = {{
     .output_count = {len(program.outputs)},
     .inputs = inputs,
     .outputs = outputs,
-    .workspace_bytes = {_workspace_bytes(program)},
+    .workspace_bytes = {workspace_bytes(program)},
     .required_cpu_features = {_feature_set(program)},
     .run = {name}_run,
 #ifdef HAQNAS_MARKED

@@ -122,7 +122,15 @@ def link_executable(
     with _replacing(output) as made:
         _compile(
             linker,
-            [*_COMPILE, *marks, "-static", f"-DHAQNAS_MODEL={name}_model", *inputs, str(kernels.resolve()), *_LINK],
+            [
+                *_COMPILE,
+                *marks,
+                "-static",
+                f"-DHAQNAS_MODEL={name}_model",
+                *inputs,
+                str(kernels.resolve()),
+                *_LINK,
+            ],
             sources,
             made,
             timeout_s,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from haqnas.codegen.emit import inverse_scale
+from haqnas.codegen.header import inverse_scale
 from haqnas.codegen.program import TensorInfo
 from haqnas.devices.device import Device
 from haqnas.errors import ConfigurationError, DeviceError

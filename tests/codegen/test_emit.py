@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import haqnas.graph.ops  # noqa: F401  registers the haqnas:: operators
-from haqnas.codegen.emit import cpu_features, emit_sources, inverse_scale
+from haqnas.codegen.emit import cpu_features, emit_sources
+from haqnas.codegen.header import inverse_scale
 from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.selftest import SelfTest, fnv1a, make_self_test, self_test_input
 from haqnas.errors import ConfigurationError

@@ -33,7 +33,9 @@ def scales(count: int, size: int) -> Tensor:
     return torch.rand(count, generator=GENERATOR) / size / 64
 
 
-def transposed(groups: int, stride: int, padding: int, extra: int, dilation: int) -> Callable[[Tensor], Tensor]:
+def transposed(
+    groups: int, stride: int, padding: int, extra: int, dilation: int
+) -> Callable[[Tensor], Tensor]:
     weight, bias, scale = weights(4, 6 // groups, 3, 3), biases(6), scales(6, 30)
     steps = ([stride] * 2, [padding] * 2, [extra] * 2, [dilation] * 2, groups)
     return lambda x: haqnas.qconv_transpose2d(x, weight, bias, scale, *steps, 8, 8, 7, 100, 0, 255)
@@ -64,18 +66,38 @@ def sequence(x: Tensor) -> Tensor:
 
 
 X = (1, 4, 5, 6)
+
+
+def residual(x: Tensor) -> Tensor:
+    """The sum of two convolutions, read by a third operator."""
+    total = haqnas.qadd(convolution(x), convolution(x), 9, 1 << 14, 9, 1 << 14, 15, 9, 0, 255)
+    return aten.slice.Tensor(total, 1, 2, 6)
+
+
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "add": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 14, 250, 24_305, 15, 17, 0, 255), (X, X)),
-    "add broadcast": (lambda a, b: haqnas.qadd(a, b, 3, 1 << 14, 0, -24_305, 15, 17, 4, 250), (X, (1, 4, 1, 1))),
+    "add broadcast": (
+        lambda a, b: haqnas.qadd(a, b, 3, 1 << 14, 0, -24_305, 15, 17, 4, 250),
+        (X, (1, 4, 1, 1)),
+    ),
     "add rounds": (lambda a, b: haqnas.qadd(a, b, 0, 1, 0, 1, 1, 0, 0, 255), (X, X)),
     "mul": (lambda a, b: haqnas.qmul(a, b, 128, 3, 0.013, 128, 0, 255), (X, X)),
     "mul broadcast": (lambda a, b: haqnas.qmul(a, b, 0, 0, 1 / 255, 0, 0, 255), (X, (1, 4, 1, 1))),
     "table": (lambda x: haqnas.qtable(x, TABLE), (X,)),
     "table on rows": (lambda x: haqnas.qtable(x, TABLE), ((7, 9),)),
     "max pool": (lambda x: haqnas.qmax_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False), ((1, 33, 9, 8),)),
-    "max pool dilated, ceil": (lambda x: haqnas.qmax_pool2d(x, [2, 3], [3, 2], [1, 1], [2, 2], True), ((1, 5, 9, 8),)),
-    "avg pool": (lambda x: haqnas.qavg_pool2d(x, [3, 3], [2, 2], [1, 1], False, True, 0.9, 20, 10, 0, 255), ((1, 17, 9, 8),)),
-    "avg pool ceil": (lambda x: haqnas.qavg_pool2d(x, [3, 2], [2, 2], [1, 0], True, False, 1.1, 20, 10, 0, 255), ((1, 3, 8, 9),)),
+    "max pool dilated, ceil": (
+        lambda x: haqnas.qmax_pool2d(x, [2, 3], [3, 2], [1, 1], [2, 2], True),
+        ((1, 5, 9, 8),),
+    ),
+    "avg pool": (
+        lambda x: haqnas.qavg_pool2d(x, [3, 3], [2, 2], [1, 1], False, True, 0.9, 20, 10, 0, 255),
+        ((1, 17, 9, 8),),
+    ),
+    "avg pool ceil": (
+        lambda x: haqnas.qavg_pool2d(x, [3, 2], [2, 2], [1, 0], True, False, 1.1, 20, 10, 0, 255),
+        ((1, 3, 8, 9),),
+    ),
     "global mean": (lambda x: haqnas.qadaptive_avg_pool2d(x, 1, 1, 1.7, 30, 2, 0, 255), ((1, 65, 7, 7),)),
     "adaptive mean": (lambda x: haqnas.qadaptive_avg_pool2d(x, 3, 4, 1.0, 0, 0, 0, 255), ((1, 8, 7, 9),)),
     "nearest": (lambda x: haqnas.qupsample_nearest2d(x, 10, 13), (X,)),
@@ -94,7 +116,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "channel shuffle": (shuffled, (X,)),
     "shuffle into a convolution": (lambda x: convolution(shuffled(x)), (X,)),
     "convolution of a slice": (lambda x: convolution(aten.slice.Tensor(convolution(x), 1, 1, 5)), (X,)),
-    "convolutions of a residual": (lambda x: aten.slice.Tensor(haqnas.qadd(convolution(x), convolution(x), 9, 1 << 14, 9, 1 << 14, 15, 9, 0, 255), 1, 2, 6), (X,)),
+    "convolutions of a residual": (residual, (X,)),
     "one-dimensional": (sequence, ((1, 4, 30),)),
     "transposed": (transposed(1, 2, 1, 1, 1), (X,)),
     "transposed, grouped": (transposed(2, 3, 0, 2, 1), (X,)),
