@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.contenders import OURS
 
 if TYPE_CHECKING:
+    from tests.benchmarks.arm import Count
     from tests.benchmarks.compare import Comparison
 
 
@@ -47,3 +48,11 @@ def comparison_text(result: "Comparison") -> str:
         f"{'; '.join(result.checks)}\n"
     )
     return "\n".join(lines)
+
+
+def counts_text(counts: Sequence["Count"]) -> str:
+    rows = [("executed instructions", "core", "ours", "LiteRT", "LiteRT / ours")]
+    for count in counts:
+        rows.append((count.network, count.cpu, f"{count.ours:,}", f"{count.litert:,}", f"{count.ratio:.2f}"))
+    sources = sorted({count.litert_source for count in counts})
+    return "\n".join((table(rows), *sources, ""))

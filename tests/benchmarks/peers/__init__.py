@@ -7,6 +7,7 @@ from types import MappingProxyType
 PEERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "openvino": ("int8", "default precision"),
+        "litert": ("int8",),
         "onnxruntime": ("int8 qdq", "int8 qoperator"),
         "pytorch": ("float32 eager", "bfloat16 compiled"),
     }
