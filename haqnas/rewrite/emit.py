@@ -1,5 +1,6 @@
 """Emit `haqnas::` operators: one function per kind of operator, into an integer graph under construction."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,9 @@ class Target:
 
     def constant(self, near: Node, name: str, value: Tensor) -> Node:
         """A `get_attr` of a tensor; a name that is taken by the same bits gives the same node."""
-        key = name.replace(".", "_")
+        key = re.sub(r"\W", "_", name)
+        if key[0].isdigit() or key.startswith("__"):  # nn.Sequential names its layers by numbers
+            key = f"layer_{key}"
         while key in self.constants and not torch.equal(self.root.get_buffer(key), value):
             key += "_"
         if key not in self.constants:

@@ -8,6 +8,7 @@ from tests.benchmarks.contenders import OURS
 if TYPE_CHECKING:
     from tests.benchmarks.arm import Count
     from tests.benchmarks.compare import Comparison
+    from tests.benchmarks.low_bits import Gain
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -56,3 +57,26 @@ def counts_text(counts: Sequence["Count"]) -> str:
         rows.append((count.network, count.cpu, f"{count.ours:,}", f"{count.litert:,}", f"{count.ratio:.2f}"))
     sources = sorted({count.litert_source for count in counts})
     return "\n".join((table(rows), *sources, ""))
+
+
+def gains_text(gains: Sequence["Gain"]) -> str:
+    rows = [("layer inside a network", "target", "w8a8", "fewer bits", "", "gain", "", "kernels")]
+    for gain in gains:
+        eight, fewer = (
+            f"{value * 1e6:.1f} us" if gain.unit == "s" else f"{value:,.0f}"
+            for value in (gain.at_w8a8, gain.at_fewer)
+        )
+        spread = f"{gain.ratio.low:.2f} to {gain.ratio.high:.2f}" if gain.unit == "s" else "instructions"
+        rows.append(
+            (
+                gain.shape,
+                gain.target,
+                eight,
+                fewer,
+                gain.bits,
+                f"{gain.ratio.median:.2f}",
+                spread,
+                " / ".join(gain.kernels),
+            )
+        )
+    return table(rows) + "\n"

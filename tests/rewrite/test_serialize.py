@@ -24,6 +24,22 @@ def test_loaded_graph_computes_the_same_bits_and_knows_the_same_facts(module: to
             assert before.meta["val"].dtype == after.meta["val"].dtype
 
 
+class OddNames(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleDict({"a-b": torch.nn.Linear(4, 4), "3x3": torch.nn.Linear(4, 4)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers["3x3"](self.layers["a-b"](x))
+
+
+@pytest.mark.parametrize("module", [torch.nn.Sequential(torch.nn.Linear(4, 4)), OddNames()])
+def test_layers_whose_names_are_no_identifiers_are_saved(module: torch.nn.Module) -> None:
+    stages = run_stages(module, (4,))
+    loaded = load_graph(*save_graph(stages.integer))
+    assert torch.equal(loaded(*stages.inputs)[0], stages.integer(*stages.inputs)[0])
+
+
 def test_saving_is_deterministic_and_a_fixed_point() -> None:
     text, arrays = save_graph(run_stages(Residual(), (3, 8, 8)).integer)
     again, arrays_again = save_graph(load_graph(text, arrays))
