@@ -16,6 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import CHANNELS, OWN, Finish
 from haqnas.kernels.neon import LANES, Clamp, Ending, halves, intrinsic
+from haqnas.kernels.row import grid
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, splat, store
 
 BLOCK = 8
@@ -46,16 +47,6 @@ class Filter:
     height: int
     width: int
     stride: int
-
-
-def grid(offsets: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """(rows, columns, step down, step across) of taps that form a grid in reading order, else None."""
-    across = offsets[1] - offsets[0] if len(offsets) > 1 else 1
-    width = next((k for k in range(1, len(offsets)) if offsets[k] - offsets[k - 1] != across), len(offsets))
-    height = len(offsets) // width
-    down = offsets[width] - offsets[0] if height > 1 else 0
-    expected = tuple(offsets[0] + y * down + x * across for y in range(height) for x in range(width))
-    return (height, width, down, across) if offsets == expected and offsets[0] == 0 else None
 
 
 def unrolled_filter(offsets: tuple[int, ...], in_column: int) -> Filter | None:

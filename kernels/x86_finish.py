@@ -1,7 +1,7 @@
 """How a tile ends on x86: four vectors of accumulators become one vector of bytes.
 
-Narrowing by saturating packs takes a sixth of an instruction per vector where `vpmovdb` takes two, and does the clamp
-to 0..255 on the way. Packs work inside 128-bit parts, so four vectors come out as a transposition of 32-bit words, which
+Narrowing by saturating packs takes three instructions for four vectors where `vpmovdb` takes eight, and clamps to
+0..255 on the way. Packs work inside 128-bit parts, so four vectors come out as a transposition of 32-bit words, which
 one permutation undoes. The four vectors are those of one, two or four pixels.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import tvm_ffi
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
@@ -18,11 +19,7 @@ from haqnas.kernels.tir import AddScalars, Buffer, Expr, convert, lanes_of, load
 PACKED = 4  # vectors of int32 that become one of bytes
 
 
-def _intrinsic(dtype: str, lanes: int, name: str, *arguments: Expr) -> Expr:
-    return T.call_llvm_pure_intrin(lanes_of(dtype, lanes), f"llvm.x86.{name}", *arguments)
-
-
-def _unpacked(a: Expr, b: Expr, size: int, high: bool) -> Expr:
+def unpacked(a: Expr, b: Expr, size: int, high: bool) -> Expr:
     """Interleave the low or high half of each 128-bit part of two vectors of `size` bytes."""
     indices = []
     for part in range(0, size, 16):
@@ -31,39 +28,48 @@ def _unpacked(a: Expr, b: Expr, size: int, high: bool) -> Expr:
     return T.Shuffle([a, b], indices)
 
 
+# LLVM's names by the number of int32 in a vector.
+_PACK_WORDS = {4: "sse2.packssdw.128", 8: "avx2.packssdw", 16: "avx512.packssdw.512"}
+_PACK_BYTES = {4: "sse2.packuswb.128", 8: "avx2.packuswb", 16: "avx512.packuswb.512"}
+_MULTIPLY_PAIRS = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
+_DOT_BYTES = {4: "avx512.vpdpbusd.128", 8: "avx512.vpdpbusd.256", 16: "avx512.vpdpbusd.512"}
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Vectors of `lanes` int32 and the instructions that narrow them."""
+    """Vectors of `lanes` int32 and the instructions that narrow them; `has_avx512`: with masks and byte products."""
 
     lanes: int
-    has_masks: bool
+    has_avx512: bool
 
     @property
     def size(self) -> int:
         """Bytes of a vector."""
         return 4 * self.lanes
 
+    def _intrinsic(self, dtype: str, name: str, *arguments: Expr) -> Expr:
+        lanes = self.size // (tvm_ffi.dtype(dtype).bits // 8)
+        return T.call_llvm_pure_intrin(lanes_of(dtype, lanes), f"llvm.x86.{name}", *arguments)
+
     def rounded(self, value: Expr) -> Expr:
         """float32 -> int32, half to even; below the range of int32 the result is its least value."""
         if self.lanes == 16:
             none = splat(T.int32(0), 16)
-            return _intrinsic("int32", 16, "avx512.mask.cvtps2dq.512", value, none, T.int16(-1), T.int32(4))
-        return _intrinsic("int32", 8, "avx.cvt.ps2dq.256", value)
+            return self._intrinsic("int32", "avx512.mask.cvtps2dq.512", value, none, T.int16(-1), T.int32(4))
+        return self._intrinsic("int32", "avx.cvt.ps2dq.256" if self.lanes == 8 else "sse2.cvtps2dq", value)
 
     def narrowed(self, vectors: Sequence[Expr], add: Expr) -> Expr:
         """Four vectors of int32 -> their sum with `add` (a scalar int16) clamped to 0..255, in transposed order."""
-        name = "avx512.packssdw.512" if self.lanes == 16 else "avx2.packssdw"
         pairs = [
             T.call_llvm_pure_intrin(
                 lanes_of("int16", 2 * self.lanes),
                 "llvm.sadd.sat",
-                _intrinsic("int16", 2 * self.lanes, name, vectors[i], vectors[i + 1]),
+                self._intrinsic("int16", _PACK_WORDS[self.lanes], vectors[i], vectors[i + 1]),
                 splat(add, 2 * self.lanes),
             )
             for i in (0, 2)
         ]
-        name = "avx512.packuswb.512" if self.lanes == 16 else "avx2.packuswb"
-        return _intrinsic("uint8", self.size, name, *pairs)
+        return self._intrinsic("uint8", _PACK_BYTES[self.lanes], *pairs)
 
     def ordered(self, value: Expr) -> Expr:
         """Undo the transposition: byte vectors of four pixels (or parts of pixels), one after the other."""
@@ -74,8 +80,11 @@ class Machine:
 
     def product_sum(self, pairs: Expr, factors: Expr) -> Expr:
         """Sums of the two products of neighbouring int16, as int32."""
-        name = "avx512.pmaddw.d.512" if self.lanes == 16 else "avx2.pmadd.wd"
-        return _intrinsic("int32", self.lanes, name, pairs, factors)
+        return self._intrinsic("int32", _MULTIPLY_PAIRS[self.lanes], pairs, factors)
+
+    def dot(self, total: Expr, a: Expr, b: Expr) -> Expr:
+        """int32 + sums of four products of uint8 and int8 (VNNI)."""
+        return self._intrinsic("int32", _DOT_BYTES[self.lanes], total, a, b)
 
     def added(self, a: Expr, b: Expr, s: AddScalars) -> Expr:
         """Two byte vectors -> their sum as bytes, by the rule of `haqnas::qadd`."""
@@ -86,10 +95,10 @@ class Machine:
         start = half - s.a_zero_point * s.a_multiplier - s.b_zero_point * s.b_multiplier
         totals = []
         for high in (False, True):
-            both = _unpacked(a, b, self.size, high)
+            both = unpacked(a, b, self.size, high)
             for upper in (False, True):
                 pairs = T.reinterpret(
-                    lanes_of("int16", 2 * self.lanes), _unpacked(both, zero, self.size, upper)
+                    lanes_of("int16", 2 * self.lanes), unpacked(both, zero, self.size, upper)
                 )
                 total = splat(start, self.lanes) + self.product_sum(pairs, factors)
                 totals.append(T.shift_right(total, splat(s.shift, self.lanes)))
@@ -180,7 +189,7 @@ class PackedEpilogue:
                 for k in range(together)
             ]
             targets = [pixels.out(m) + n * block for m in members]
-            if self.machine.has_masks:
+            if self.machine.has_avx512:
                 for part, target in zip(parts, targets, strict=True):
                     T.evaluate(tirx.op.masked_store(y, part, T.ramp(target, 1, block), mask))
             else:

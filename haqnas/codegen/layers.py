@@ -11,7 +11,7 @@ from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import LayerInfo, Region
 from haqnas.kernels import elementwise, subbyte
 from haqnas.kernels.finish import Finish
-from haqnas.kernels.table import Geometry, Kernel, Residual, Scratch
+from haqnas.kernels.row import Geometry, Kernel, Residual, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +270,9 @@ def _emit(
     """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
     kernel = draft.choose(geometry, draft.profile.isas)
     finish = ending.finish
-    pointer, weight_offset, weight_size = _weight_argument(draft, kernel, weight, w)
-    bias = draft.weight_constant(_padded(_folded_bias(kernel, weight, w), kernel.block))
-    scale = draft.weight_constant(_padded(w.scale.astype(np.float32), kernel.block))
+    pointer, weight_offset, weight_size = _weight_argument(draft, kernel.pack(geometry, weight), w)
+    bias = draft.weight_constant(kernel.per_channel(geometry, _folded_bias(kernel, weight, w)))
+    scale = draft.weight_constant(kernel.per_channel(geometry, w.scale.astype(np.float32)))
     extras = [
         Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
         for extra in kernel.extras(geometry)
@@ -295,11 +295,8 @@ def _emit(
     )
 
 
-def _weight_argument(
-    draft: Draft, kernel: Kernel, weight: np.ndarray, w: Weights
-) -> tuple[Argument, int, int]:
+def _weight_argument(draft: Draft, ordered: np.ndarray, w: Weights) -> tuple[Argument, int, int]:
     """Argument, offset in the constants and bytes of the packed weights."""
-    ordered = kernel.pack(weight)
     if w.weight_bits == 8:
         pointer = draft.weight_constant(ordered)
         return pointer, pointer.offset_bytes, ordered.nbytes
@@ -324,9 +321,3 @@ def _folded_bias(kernel: Kernel, weight: np.ndarray, w: Weights) -> np.ndarray:
     sums = weight.reshape(len(weight), -1).astype(np.int64).sum(axis=1)
     folded: np.ndarray = w.bias.astype(np.int64) + (kernel.act_offset - w.in_zero_point) * sums
     return folded.astype(np.int32)
-
-
-def _padded(values: np.ndarray, block: int) -> np.ndarray:
-    out: np.ndarray = np.zeros(-(-len(values) // block) * block, values.dtype)
-    out[: len(values)] = values
-    return out

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from haqnas.devices.local import read_host_cpu
 from haqnas.graph import ops  # noqa: F401  registers the operators
 from haqnas.hardware import HardwareProfile, load_profile
-from haqnas.kernels.table import TABLE, Geometry, Kernel, select
+from haqnas.kernels.row import Geometry, Kernel
+from haqnas.kernels.table import TABLE, select
 from haqnas.quantspec import act_range, weight_range
 from tests.codegen.one_binary import integer_graph, run
 from tests.conftest import require_program

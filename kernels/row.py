@@ -1,0 +1,116 @@
+"""A row of the kernel table: what a kernel can compute, and how its arguments are made from a layer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from haqnas.kernels import finish
+from haqnas.kernels.finish import Finish
+from haqnas.kernels.tir import PrimFunc
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A layer as its kernel sees it; all strides in elements."""
+
+    kind: str  # "dot" | "depthwise" | "grouped"
+    rows: int
+    columns: int
+    channels: int  # of the output
+    length: int  # consecutive input elements at a tap
+    offsets: tuple[int, ...]  # of the taps
+    group_out: int  # output channels of a group
+    in_row: int
+    in_column: int
+    out_row: int
+    out_column: int
+    zero_point: int
+    low: int
+    high: int
+    weight_bits: int
+    act_bits: int
+    residual: "Residual | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The image that is added to the output: its strides, and the scalars of `haqnas::qadd`."""
+
+    row: int
+    column: int
+    scalars: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Workspace that a kernel needs while it runs."""
+
+    size_bytes: int
+
+
+Extra = np.ndarray | Scratch  # arguments after (A, W, bias, scale, Y, [residual])
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One row: a kernel function with fixed code that serves layers of any shape it accepts."""
+
+    name: str
+    isa: str
+    kind: str
+    weight_bits: range
+    act_bits: range
+    block: int  # output channels are padded to a multiple of it in weights, bias and scale
+    overread_bytes: int  # bytes after the last element of A that may be read
+    act_offset: int  # subtracted from A by the kernel: 128 where the instruction wants signed numbers
+    accepts: Callable[[Geometry], bool]
+    pack: Callable[[Geometry, np.ndarray], np.ndarray]  # (channels, taps, length) int8 -> flat int8
+    finishes: tuple[Finish, ...]
+    function: Callable[[Geometry, Finish], PrimFunc]  # equal symbols, equal functions
+    symbol: Callable[[Geometry, Finish], str]
+    extras: Callable[[Geometry], tuple[Extra, ...]]
+    arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
+        None  # bias, scale; None: padded to whole blocks
+    )
+
+    def per_channel(self, geometry: Geometry, values: np.ndarray) -> np.ndarray:
+        """A bias or scale (channels,) in the order in which the kernel reads it."""
+        if self.arrange is not None:
+            return self.arrange(geometry, values)
+        out: np.ndarray = np.zeros(-(-len(values) // self.block) * self.block, values.dtype)
+        out[: len(values)] = values
+        return out
+
+
+def parameters(values: Mapping[int, int], offsets: Sequence[int], first: int) -> np.ndarray:
+    """The parameter array of a kernel: `values` by position, then `offsets` from position `first` on."""
+    out = np.zeros(first + len(offsets), np.int32)
+    for position, value in values.items():
+        out[position] = value
+    out[first:] = offsets
+    return out
+
+
+def finish_values(g: Geometry) -> dict[int, int]:
+    """The parameters that `finish` reads, by position."""
+    values = {
+        finish.CHANNELS: g.channels,
+        finish.ZERO_POINT: g.zero_point,
+        finish.LOW: g.low,
+        finish.HIGH: g.high,
+    }
+    if g.residual is not None:
+        values |= {finish.RESIDUAL_ROW: g.residual.row, finish.RESIDUAL_COLUMN: g.residual.column}
+        values |= dict(enumerate(g.residual.scalars, finish.ADD))
+    return values
+
+
+def grid(offsets: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """(rows, columns, step down, step across) of taps that form a grid in reading order, else None."""
+    across = offsets[1] - offsets[0] if len(offsets) > 1 else 1
+    width = next((k for k in range(1, len(offsets)) if offsets[k] - offsets[k - 1] != across), len(offsets))
+    height = len(offsets) // width
+    down = offsets[width] - offsets[0] if height > 1 else 0
+    expected = tuple(offsets[0] + y * down + x * across for y in range(height) for x in range(width))
+    return (height, width, down, across) if offsets == expected and offsets[0] == 0 else None
