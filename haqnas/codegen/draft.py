@@ -10,7 +10,7 @@ from haqnas.codegen.plan import Lifetime, plan_memory
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels import elementwise
-from haqnas.kernels.table import Geometry, Kernel
+from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.tir import PrimFunc
 
 Choose = Callable[[Geometry, Sequence[str]], Kernel]
@@ -82,11 +82,10 @@ class Draft:
         self.buffers.append(Buffer(size_bytes, region, index))
         return len(self.buffers) - 1
 
-    def constant(self, array: np.ndarray) -> Pointer:
-        """Store an array once; what a cache line can hold is aligned to it, small parameters to their elements."""
+    def constant(self, array: np.ndarray, alignment: int = 8) -> Pointer:
+        """Store an array once. Weights are aligned to cache lines; parameters are not worth the gaps."""
         data = array.dtype.str.encode() + array.tobytes()
         if data not in self._constant_offsets:
-            alignment = 64 if array.nbytes >= 64 else 4
             self.constants.extend(bytes(-len(self.constants) % alignment))
             self._constant_offsets[data] = len(self.constants)
             self.constants.extend(array.tobytes())
@@ -101,7 +100,7 @@ class Draft:
     def weight_constant(self, array: np.ndarray) -> Pointer:
         """A constant that belongs to a layer: weights, biases, scales."""
         before = len(self.constants)
-        pointer = self.constant(array)
+        pointer = self.constant(array, alignment=64)
         self.weight_bytes += len(self.constants) - before
         return pointer
 

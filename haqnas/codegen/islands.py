@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import tvm
+import tvm_ffi
 from torch import fx
 from tvm import relax, s_tir, tirx
 from tvm.relax import transform
@@ -100,7 +101,7 @@ def _lower_binding(draft: Draft, module: Any, binding: Any, known: dict[Any, Any
             "rewrite them with static shapes"
         )
     target, arguments = expression.args[0], expression.args[1]
-    raw = raw_function(module[target], target.name_hint)
+    raw = raw_function(module[target])
     types = expression.ty_args[0] if hasattr(expression, "ty_args") else expression.sinfo_args[0]
     fields = list(types.fields) if hasattr(types, "fields") else [types]
     outputs = [draft.new_dense([int(extent) for extent in field.shape], str(field.dtype)) for field in fields]
@@ -108,7 +109,8 @@ def _lower_binding(draft: Draft, module: Any, binding: Any, known: dict[Any, Any
     pointers += [draft.address(output) for output in outputs]
     scratch = [draft.allocate(size) for size in raw.scratch_bytes]
     pointers += [draft.address(Value(buffer, dense((1,)), "uint8")) for buffer in scratch]
-    symbol = f"island{len(draft.functions)}_{target.name_hint}"
+    # Repeated blocks of a network import as equal functions: one copy of the code serves them all.
+    symbol = f"island_{tvm_ffi.structural_hash(raw.function) % 2**64:016x}"
     draft.call(symbol, lambda: raw.function, pointers, layer)
     return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -129,7 +131,7 @@ def _materialized(value: Value | np.ndarray, layer: str) -> Value:
     )
 
 
-def raw_function(function: Any, name: str) -> RawFunction:
+def raw_function(function: Any) -> RawFunction:
     """Give a PrimFunc of buffers raw pointer parameters, and turn its intermediate buffers into parameters too."""
     body = function.body
     scratch: list[Any] = []
@@ -155,9 +157,7 @@ def raw_function(function: Any, name: str) -> RawFunction:
     ]
     declared = [tirx.DeclBuffer(buffer, data=handle) for buffer, handle in zip(buffers, handles, strict=True)]
     wrapped = tirx.PrimFunc(handles, tirx.SeqStmt([*declared, body]))
-    wrapped = (
-        wrapped.with_attr("global_symbol", name).with_attr("tirx.noalias", True).with_attr("s_tir", True)
-    )
+    wrapped = wrapped.with_attr("tirx.noalias", True).with_attr("s_tir", True)
     sizes = tuple(
         int(np.prod([int(e) for e in buffer.shape])) * ITEM_BYTES[str(buffer.dtype)] for buffer in scratch
     )
