@@ -11,6 +11,7 @@ from haqnas.kernels.finish import Finish
 from haqnas.kernels.neon import Clamp
 from haqnas.kernels.neon_multiply import Sdot, Smull
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, grid, parameters
+from haqnas.kernels.x86_finish import Machine
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
 
@@ -225,6 +226,8 @@ TABLE: tuple[Kernel, ...] = (
     _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8), _is_image),
     _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 16), _is_batch_of_one),
     _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 8), _is_batch_of_one),
+    *(x86_rows.depthwise_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
+    *(x86_rows.depthwise_row(Machine(lanes, False)) for lanes in (8, 4)),
     _neon_depthwise_row(is_unrolled=True),
     _neon_depthwise_row(is_unrolled=False),
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
@@ -247,13 +250,13 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
         and row.accepts(geometry)
     ]
 
-    def rank(row: Kernel) -> tuple[int, int]:
+    def rank(row: Kernel) -> tuple[int, float]:
         padded = -(-geometry.channels // row.block) * row.block
-        return ranked.index(row.isa), padded
+        return ranked.index(row.isa), padded if row.cost is None else row.cost(geometry)
 
     return tuple(sorted(rows, key=rank))
 
 
 def select(geometry: Geometry, isas: Sequence[str]) -> Kernel:
-    """The best row by rule: best instruction set, then fewest padded channels, then the table's order."""
+    """The best row by rule: best instruction set, then the least cost, then the table's order."""
     return candidates(geometry, isas)[0]
