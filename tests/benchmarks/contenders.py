@@ -34,7 +34,8 @@ class Executable:
     cores: tuple[int, ...]
 
     def times_ns(self, runs: int) -> list[int]:
-        return run_executable(self.path, ("--bench", str(runs)), self.cores)["times_ns"]
+        times: list[int] = run_executable(self.path, ("--bench", str(runs)), self.cores)["times_ns"]
+        return times
 
 
 def worker_command(*arguments: str) -> list[str]:

@@ -19,7 +19,7 @@ import haqnas
 from tests.benchmarks import machine, ours, report
 from tests.benchmarks.compare import BUILD
 from tests.benchmarks.interleave import Ratio
-from tests.benchmarks.layer_times import call_layers, layer_times_s
+from tests.benchmarks.layer_times import layer_times_s
 from tests.zoo import build
 
 _LENGTH = 4  # layers of a chain; the first and the last touch the network's input and output and do not count
@@ -110,11 +110,10 @@ def _kernel(artifact: haqnas.Artifact) -> str:
 def time_gain(shape: str, target: str, bits: str, rounds: int, runs: int) -> Gain:
     """Times of the middle layers, turn by turn."""
     artifacts = [compile_chain(shape, target, chosen, _LENGTH) for chosen in ("w8a8", bits)]
-    calls = [call_layers(artifact) for artifact in artifacts]
     cores = machine.cores(1)
 
     def layer_s(index: int) -> float:
-        times_s = layer_times_s(artifacts[index], calls[index], runs, cores)
+        times_s = layer_times_s(artifacts[index], runs, cores)
         return statistics.mean(times_s[name] for name in _middle(artifacts[index]))
 
     pairs = [(layer_s(0), layer_s(1)) for _ in range(rounds)]

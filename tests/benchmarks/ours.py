@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def compile_model(
         calibration_data=data,
         output=output,
         name=name,
-        formats=("exe",),
+        formats=("exe", "layers"),
         fresh=True,
     )
     stamp.write_text(wanted)
@@ -72,6 +73,11 @@ def compile_model(
 def compile_network(network: str, target: str, bits: str, folder: Path) -> haqnas.Artifact:
     model, (example,) = NETWORKS[network]()
     return compile_model(model, example, network, target, bits, folder)
+
+
+def layers_executable(artifact: haqnas.Artifact) -> Path:
+    """The executable that times each of its kernel calls."""
+    return artifact.executable.with_name(f"{artifact.executable.name}-layers")
 
 
 def check(artifact: haqnas.Artifact) -> tuple[Check, ...]:
@@ -99,7 +105,7 @@ def supports_threads(executable: Path) -> bool:
     return "--threads" in done.stdout
 
 
-def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[int]) -> dict[str, list[int]]:
+def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[int]) -> dict[str, Any]:
     """The JSON that `--bench` or `--layers` prints, run on `cores`, one thread on each where it can."""
     threads = ["--threads", str(len(cores))] if len(cores) > 1 and supports_threads(executable) else []
     done = subprocess.run(
@@ -110,7 +116,7 @@ def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[i
         timeout=RUN_TIMEOUT_S,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
-    document: dict[str, list[int]] = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 
