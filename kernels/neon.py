@@ -45,7 +45,7 @@ def joined(low: Expr, high: Expr, lanes: int) -> Expr:
 
 def halves(register: Expr, lanes: int) -> tuple[Expr, Expr]:
     """Lower and upper half, `lanes` elements each; free where the consumer has a form such as smull2."""
-    return tuple(T.Shuffle([register], list(range(k * lanes, (k + 1) * lanes))) for k in (0, 1))  # type: ignore[return-value]
+    return tuple(T.Shuffle([register], list(range(k * lanes, (k + 1) * lanes))) for k in (0, 1))
 
 
 @dataclass(frozen=True, slots=True)

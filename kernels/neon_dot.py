@@ -6,7 +6,8 @@ them by the weights of a block of output channels. The list is made at compile t
 output pixels lie as far apart as input pixels, a step may span the taps of a row of the filter: a pixel of A that is
 loaded once serves every output pixel in the tile that reads it.
 
-A row of pixels is cut into tiles of several sizes, also at compile time.
+A row of pixels is cut into tiles of several sizes, also at compile time. Layers whose taps are a few bytes each are
+gathered first (`neon_gather.py`), a row at a time; then they are like pointwise layers.
 
 The caller guarantees: weights packed by `pack`, bias and scale padded to whole blocks, and 15 readable bytes after
 the last element of A (their weights are zero).
@@ -22,6 +23,7 @@ from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import CHANNELS, OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish
 from haqnas.kernels.neon import CHUNK, LANES, Clamp, Ending
+from haqnas.kernels.neon_gather import Gather, emit_row
 from haqnas.kernels.neon_multiply import Multiply
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
 
@@ -37,8 +39,11 @@ class Parameter(IntEnum):
     OUT_COLUMN = OWN + 5
     WHOLE = OWN + 6  # steps of 16 bytes
     RESTS = OWN + 7  # shorter steps
-    TILES = OWN + 8  # one per size of the tile list: tiles of that size in a row
-    OFFSETS = OWN + 13  # one per step: whole ones, then shorter ones
+    COLUMNS = OWN + 8
+    TILES = OWN + 9  # one per size of the tile list: tiles of that size in a row
+    OFFSETS = (
+        OWN + 13
+    )  # one per step: whole ones, then shorter ones; then one per tap, where they are gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,49 +127,65 @@ class Variant:
     whole: bool  # it has steps of 16 bytes
     rest: int  # units of its shorter steps, 0 for none
     is_full: bool  # the last block has all its channels
+    gather: Gather | None
 
     @property
     def symbol(self) -> str:
         sizes = f"_{self.sizes[0]}" if len(self.sizes) < len(self.tiling.pixels) else ""
         flags = ("w" if self.whole else "", f"r{self.rest}" if self.rest else "", "" if self.is_full else "p")
         name = self.tiling.name.replace("/", "_")
+        if self.gather:
+            name += f"_gather{self.gather.rows}x{self.gather.length}s{self.gather.step}x{self.gather.pixels}"
         return f"hq_{name}{sizes}_{''.join(flags)}{self.clamp.suffix}_{self.finish}"
 
 
 def kernel(variant: Variant) -> PrimFunc:
-    """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
+    """`void f(A, W, bias, scale, Y, [residual,] [tables, patches,] parameters)`."""
     tiling, finish, multiply = variant.tiling, variant.finish, variant.tiling.multiply
-    block, span = tiling.block, tiling.span
+    block, span, gather = tiling.block, tiling.span, variant.gather
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
         ending = Ending.begin(finish, variant.clamp, p)
         width = min(block, ending.width)
+        in_column = p[Parameter.IN_COLUMN] if gather is None else T.int32(gather.patch_bytes)
         whole, rests = p[Parameter.WHOLE], p[Parameter.RESTS]
         whole_bytes, rest_bytes = (span * block * size for size in (CHUNK, variant.rest * multiply.unit))
 
         def loop(
-            acc: Buffer, pixels: int, sources: list[Buffer], weights: Buffer, first: Expr, units: int
+            acc: Buffer, sources: list[Buffer], weights: Buffer, first: Expr, units: int, is_start: bool
         ) -> None:
+            pixels = len(sources) - span + 1
             count, size = (whole, whole_bytes) if units * multiply.unit == CHUNK else (rests, rest_bytes)
-            T.evaluate(T.call_llvm_intrin("void", "llvm.assume", count > 0))
-            with T.serial(0, count) as k:
+
+            def step(k: Expr, is_first: bool) -> None:
                 offset = p[first + k]
-                acts = [multiply.act(source, offset, units) for source in sources]
+                acts = [
+                    multiply.act(source, offset, units, is_signed=gather is not None) for source in sources
+                ]
                 for position in range(span):
                     at = pointer(weights, k * size + position * (size // span))
-                    multiply.step(acc, acts[position : position + pixels], at, block, units)
+                    part = acts[position : position + pixels]
+                    multiply.step(acc, part, at, block, units, is_first and position == 0)
+
+            starts = is_start and not multiply.starts_from_bias
+            if starts:
+                step(T.int32(0), is_first=True)
+            else:  # so that LLVM has no path around the loop, with copies of all accumulators
+                T.evaluate(T.call_llvm_intrin("void", "llvm.assume", count > 0))
+            with T.serial(int(starts), count) as k:
+                step(k, is_first=False)
 
         def accumulate(acc: Buffer, pixels: int, source: Buffer, weights: Buffer, n: Expr) -> None:
             multiply.begin(acc, pixels, bias, n * block, block)
             sources = [source]
             for _ in range(pixels + span - 2):
-                sources.append(pointer(sources[-1], p[Parameter.IN_COLUMN]))
+                sources.append(pointer(sources[-1], in_column))
             if variant.whole:
-                loop(acc, pixels, sources, weights, T.int32(Parameter.OFFSETS), CHUNK // multiply.unit)
+                loop(acc, sources, weights, T.int32(Parameter.OFFSETS), CHUNK // multiply.unit, True)
             if variant.rest:
                 after = pointer(weights, whole * whole_bytes) if variant.whole else weights
-                loop(acc, pixels, sources, after, Parameter.OFFSETS + whole, variant.rest)
+                loop(acc, sources, after, Parameter.OFFSETS + whole, variant.rest, not variant.whole)
 
         def finished(acc: Buffer, m: int, first: int, n: Expr, extra: Expr | None) -> Expr:
             parts = range(first, first + width, LANES)
@@ -195,9 +216,9 @@ def kernel(variant: Variant) -> PrimFunc:
                 store(target, tail[m * block + j], m * p[Parameter.OUT_COLUMN] + j)
 
         write_block = write if variant.is_full else write_part
-        with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
+
+        def tiles(n: Expr, row: Expr, source: Buffer) -> None:
             weights = pointer(w, n * (whole * whole_bytes + rests * rest_bytes))
-            source = pointer(a, row * p[Parameter.IN_ROW])
             target = pointer(y, row * p[Parameter.OUT_ROW] + n * block)
             extras = None if residual is None else pointer(residual, row * p[RESIDUAL_ROW] + n * block)
             column: Expr = T.int32(0)
@@ -206,10 +227,23 @@ def kernel(variant: Variant) -> PrimFunc:
                 count = p[Parameter.TILES + index]
                 with T.serial(0, count) as i:
                     at = column + i * pixels
-                    accumulate(acc, pixels, pointer(source, at * p[Parameter.IN_COLUMN]), weights, n)
+                    accumulate(acc, pixels, pointer(source, at * in_column), weights, n)
                     added = None if extras is None else pointer(extras, at * p[RESIDUAL_COLUMN])
                     write_block(acc, pixels, pointer(target, at * p[Parameter.OUT_COLUMN]), added, n)
                 column = column + count * pixels
+
+        if gather is None:
+            with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
+                tiles(n, row, pointer(a, row * p[Parameter.IN_ROW]))
+        else:
+            tables, patches = rest[-3], rest[-2]
+            first_tap = Parameter.OFFSETS + gather.patch_bytes // CHUNK  # behind the steps
+            taps = [p[first_tap + tap] for tap in range(gather.rows)]
+            with T.serial(0, p[Parameter.ROWS]) as row:
+                line = pointer(a, row * p[Parameter.IN_ROW])
+                emit_row(gather, line, patches, tables, taps, p[Parameter.COLUMNS])
+                with T.serial(0, p[Parameter.BLOCKS]) as n:
+                    tiles(n, row, patches)
 
     pointers = {
         "a": "uint8",
@@ -218,6 +252,7 @@ def kernel(variant: Variant) -> PrimFunc:
         "scale": "float32",
         "y": finish.dtype,
         **finish.pointers,
+        **({"tables": "uint8", "patches": "int8"} if gather else {}),
         "parameters": "int32",
     }
     return prim_func(variant.symbol, pointers, body)

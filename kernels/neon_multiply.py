@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.neon import CHUNK, LANES, four_of, halves, intrinsic, sdot, signed
-from haqnas.kernels.tir import Buffer, Expr, load, splat, store
+from haqnas.kernels.tir import Buffer, Expr, load, store
 
 
 class Multiply(Protocol):
@@ -29,15 +28,22 @@ class Multiply(Protocol):
         """Accumulators of a tile."""
         ...
 
+    @property
+    def starts_from_bias(self) -> bool:
+        """Whether `begin` comes before the first step; else the first step sets the accumulators."""
+        ...
+
     def begin(self, acc: Buffer, pixels: int, bias: Buffer, first: Expr, block: int) -> None:
         """Set the accumulators; `first` is the block's first channel."""
         ...
 
-    def act(self, source: Buffer, offset: Expr, units: int) -> Expr:
-        """Load the operand of one pixel."""
+    def act(self, source: Buffer, offset: Expr, units: int, is_signed: bool) -> Expr:
+        """Load the operand of one pixel, int8: from uint8, or from int8 where `is_signed`."""
         ...
 
-    def step(self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int) -> None:
+    def step(
+        self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int, is_first: bool
+    ) -> None:
         """Add the products of all pixels and channels of the block; `weights` starts at the step's."""
         ...
 
@@ -52,6 +58,7 @@ class Sdot:
 
     name: str = "sdot"
     unit: int = 4
+    starts_from_bias: bool = True
 
     def ordered(self, weight: np.ndarray) -> np.ndarray:
         *outer, block, size = weight.shape
@@ -66,11 +73,15 @@ class Sdot:
             for c in range(0, block, LANES):
                 store(acc, load(bias, first + c, LANES), m * block + c, LANES)
 
-    def act(self, source: Buffer, offset: Expr, units: int) -> Expr:
+    def act(self, source: Buffer, offset: Expr, units: int, is_signed: bool) -> Expr:
         del units
-        return signed(load(source, offset, CHUNK))
+        value = load(source, offset, CHUNK)
+        return value if is_signed else signed(value)
 
-    def step(self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int) -> None:
+    def step(
+        self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int, is_first: bool
+    ) -> None:
+        del is_first
         for group in range(units):
             for c in range(0, block, LANES):
                 weight = load(weights, (group * block + c) * 4, CHUNK)
@@ -92,6 +103,7 @@ class Smull:
 
     name: str = "smull"
     unit: int = 8
+    starts_from_bias: bool = False
 
     def ordered(self, weight: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(weight)
@@ -100,14 +112,15 @@ class Smull:
         return pixels * block
 
     def begin(self, acc: Buffer, pixels: int, bias: Buffer, first: Expr, block: int) -> None:
-        del bias, first
-        for at in range(0, pixels * block * LANES, LANES):
-            store(acc, splat(T.int32(0), LANES), at, LANES)
+        del acc, pixels, bias, first, block
 
-    def act(self, source: Buffer, offset: Expr, units: int) -> Expr:
-        return signed(load(source, offset, self.unit * units), self.unit * units)
+    def act(self, source: Buffer, offset: Expr, units: int, is_signed: bool) -> Expr:
+        value = load(source, offset, self.unit * units)
+        return value if is_signed else signed(value, self.unit * units)
 
-    def step(self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int) -> None:
+    def step(
+        self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int, is_first: bool
+    ) -> None:
         size = self.unit * units
         for c in range(block):
             weight = load(weights, c * size, size)
@@ -118,7 +131,7 @@ class Smull:
                     product = product + other
                 wide = intrinsic("int32x4", "saddlp.v4i32.v8i16", product)
                 at = (m * block + c) * LANES
-                store(acc, load(acc, at, LANES) + wide, at, LANES)
+                store(acc, wide if is_first else load(acc, at, LANES) + wide, at, LANES)
 
     def total(self, acc: Buffer, m: int, part: int, block: int, bias: Buffer, first: Expr) -> Expr:
         a, b, c, d = (load(acc, (m * block + part + k) * LANES, LANES) for k in range(LANES))

@@ -4,13 +4,11 @@ A row says what it can compute; the first row, in the order of the target's inst
 accepts a layer serves it. Weight bits below 8 are stored packed and unpacked by `subbyte` before the kernel runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from haqnas.kernels import depthwise, dot, neon_depthwise, neon_dot, x86_rows
+from haqnas.kernels import depthwise, dot, neon_rows, x86_rows
 from haqnas.kernels.finish import Finish
-from haqnas.kernels.neon import Clamp
-from haqnas.kernels.neon_multiply import Sdot, Smull
-from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, grid, parameters
+from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
 from haqnas.kernels.x86_finish import Machine
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -87,50 +85,6 @@ DEPTHWISE = Kernel(
 )
 
 
-def _neon_depthwise_extras(g: Geometry) -> tuple[Extra, ...]:
-    p = neon_depthwise.Parameter
-    _, _, down, across = grid(g.offsets) or (0, 0, 0, 0)  # what only the unrolled form reads
-    values = finish_values(g) | {
-        p.ROWS: g.rows,
-        p.TAPS: len(g.offsets),
-        p.IN_ROW: g.in_row,
-        p.IN_COLUMN: g.in_column,
-        p.OUT_ROW: g.out_row,
-        p.OUT_COLUMN: g.out_column,
-        p.DOWN: down,
-        p.ACROSS: across,
-        p.ONE: 1,
-    }
-    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES).values(), p.TILES))
-    return (parameters(values, g.offsets, p.OFFSETS),)
-
-
-def _neon_depthwise_row(is_unrolled: bool) -> Kernel:
-    def form(g: Geometry) -> neon_depthwise.Filter | None:
-        return neon_depthwise.unrolled_filter(g.offsets, g.in_column) if is_unrolled else None
-
-    def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
-        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES))
-        return neon_depthwise.Variant(form(g), sizes, Clamp.of(g.zero_point, g.low, g.high), finish)
-
-    return Kernel(
-        name=f"depthwise/neon/{'unrolled' if is_unrolled else 'taps'}",
-        isa="neon",
-        kind="depthwise",
-        weight_bits=WEIGHT_BITS,
-        act_bits=ACT_BITS,
-        block=1,
-        overread_bytes=0,
-        act_offset=0,
-        accepts=lambda g: g.channels >= neon_depthwise.BLOCK and (not is_unrolled or form(g) is not None),
-        pack=lambda _, weight: neon_depthwise.pack(weight),
-        finishes=(Finish.UINT8, Finish.FLOAT32),
-        function=lambda g, finish: neon_depthwise.kernel(variant(g, finish)),
-        symbol=lambda g, finish: variant(g, finish).symbol,
-        extras=_neon_depthwise_extras,
-    )
-
-
 GROUPED = Kernel(
     name="grouped/portable",
     isa="portable",
@@ -149,67 +103,6 @@ GROUPED = Kernel(
 )
 
 
-def _neon_row(isa: str, tiling: neon_dot.Tiling, accepts: Callable[[Geometry], bool]) -> Kernel:
-    def steps(g: Geometry) -> neon_dot.Steps:
-        return neon_dot.steps(tiling, g.offsets, g.length // tiling.span)
-
-    def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
-        cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
-        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.pixels))
-        return neon_dot.Variant(
-            tiling, sizes, finish, clamp, bool(cut.whole), cut.rest, g.channels % tiling.block == 0
-        )
-
-    def extras(g: Geometry) -> tuple[Extra, ...]:
-        p, cut = neon_dot.Parameter, steps(g)
-        values = finish_values(g) | {
-            p.ROWS: g.rows,
-            p.BLOCKS: -(-g.channels // tiling.block),
-            p.IN_ROW: g.in_row,
-            p.IN_COLUMN: g.in_column,
-            p.OUT_ROW: g.out_row,
-            p.OUT_COLUMN: g.out_column,
-            p.WHOLE: len(cut.whole),
-            p.RESTS: len(cut.rests),
-        }
-        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels).values(), p.TILES))
-        return (parameters(values, (*cut.whole, *cut.rests), p.OFFSETS),)
-
-    def fits(g: Geometry) -> bool:
-        spans = tiling.span == 1 or (
-            tiling.span * g.in_column == g.length and g.in_column % tiling.multiply.unit == 0
-        )
-        # A packed 1-bit weight cannot be the zero that pads a step.
-        return accepts(g) and spans and (g.weight_bits > 1 or g.length % tiling.multiply.unit == 0)
-
-    return Kernel(
-        name=f"dot/{isa}/{tiling.name}",
-        isa=isa,
-        kind="dot",
-        weight_bits=WEIGHT_BITS,
-        act_bits=ACT_BITS,
-        block=tiling.block,
-        overread_bytes=neon_dot.CHUNK - 1,
-        act_offset=128,
-        accepts=fits,
-        pack=lambda _, weight: neon_dot.pack(weight, tiling),
-        finishes=tuple(Finish),
-        function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
-        symbol=lambda g, finish: variant(g, finish).symbol,
-        extras=extras,
-    )
-
-
-def _is_batch_of_one(g: Geometry) -> bool:
-    return g.rows * g.columns == 1
-
-
-def _is_image(g: Geometry) -> bool:
-    return g.rows * g.columns > 1
-
-
-SDOT, SMULL = Sdot(), Smull()
-
 TABLE: tuple[Kernel, ...] = (
     x86_rows.amx_row(2),
     x86_rows.amx_row(1),
@@ -217,19 +110,9 @@ TABLE: tuple[Kernel, ...] = (
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
     _dot_row(dot.AVX2, dot.Tile(6, 1)),
-    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (8, 4, 2, 1), 8, 3), _is_image),
-    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (6, 4, 2, 1), 16), _is_image),
-    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (8, 4, 2, 1), 8), _is_image),
-    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (1,), 32), _is_batch_of_one),
-    _neon_row("neon-dotprod", neon_dot.Tiling(SDOT, (1,), 16), _is_batch_of_one),
-    _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8, 3), _is_image),
-    _neon_row("neon", neon_dot.Tiling(SMULL, (2, 1), 8), _is_image),
-    _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 16), _is_batch_of_one),
-    _neon_row("neon", neon_dot.Tiling(SMULL, (1,), 8), _is_batch_of_one),
     *(x86_rows.depthwise_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
     *(x86_rows.depthwise_row(Machine(lanes, False)) for lanes in (8, 4)),
-    _neon_depthwise_row(is_unrolled=True),
-    _neon_depthwise_row(is_unrolled=False),
+    *neon_rows.ROWS,
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,

@@ -1,0 +1,156 @@
+"""The Arm rows of the kernel table."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from haqnas.kernels import neon_depthwise, neon_dot, neon_gather
+from haqnas.kernels.finish import Finish
+from haqnas.kernels.neon import CHUNK, Clamp
+from haqnas.kernels.neon_dot import Tiling
+from haqnas.kernels.neon_gather import Gather, gather_of
+from haqnas.kernels.neon_multiply import Sdot, Smull
+from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, grid, parameters
+from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
+
+
+def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathers: bool = False) -> Kernel:
+    """Convolution and linear layers; `gathers`: those whose taps are a few bytes each."""
+    unit = tiling.multiply.unit
+
+    def gather(g: Geometry) -> Gather | None:
+        return gather_of(len(g.offsets), g.length, g.in_column, g.columns) if gathers else None
+
+    def steps(g: Geometry) -> neon_dot.Steps:
+        if gathers:
+            return neon_dot.steps(tiling, (0,), len(g.offsets) * g.length)
+        return neon_dot.steps(tiling, g.offsets, g.length // tiling.span)
+
+    def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
+        cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
+        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.pixels))
+        is_full = g.channels % tiling.block == 0
+        return neon_dot.Variant(tiling, sizes, finish, clamp, bool(cut.whole), cut.rest, is_full, gather(g))
+
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p, cut, gathered = neon_dot.Parameter, steps(g), gather(g)
+        values = finish_values(g) | {
+            p.ROWS: g.rows,
+            p.COLUMNS: g.columns,
+            p.BLOCKS: -(-g.channels // tiling.block),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+            p.WHOLE: len(cut.whole),
+            p.RESTS: len(cut.rests),
+        }
+        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels).values(), p.TILES))
+        offsets = (*cut.whole, *cut.rests)
+        if gathered is None:
+            return (parameters(values, offsets, p.OFFSETS),)
+        patches = Scratch(gathered.patch_bytes * g.columns)
+        return neon_gather.indices(gathered), patches, parameters(values, (*offsets, *g.offsets), p.OFFSETS)
+
+    def fits(g: Geometry) -> bool:
+        spans = tiling.span == 1 or (tiling.span * g.in_column == g.length and g.in_column % unit == 0)
+        length = len(g.offsets) * g.length if gathers else g.length
+        # A packed 1-bit weight cannot be the zero that pads a step.
+        pads = g.weight_bits == 1 and length % unit
+        return accepts(g) and spans and not pads and (not gathers or gather(g) is not None)
+
+    def pack(weight: np.ndarray) -> np.ndarray:
+        return neon_dot.pack(weight.reshape(len(weight), 1, -1) if gathers else weight, tiling)
+
+    return Kernel(
+        name=f"dot/{isa}/{tiling.name}{'/gather' if gathers else ''}",
+        isa=isa,
+        kind="dot",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=tiling.block,
+        overread_bytes=CHUNK - 1,
+        act_offset=128,
+        accepts=fits,
+        pack=lambda _, weight: pack(weight),
+        finishes=tuple(Finish),
+        function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
+        symbol=lambda g, finish: variant(g, finish).symbol,
+        extras=extras,
+    )
+
+
+def _depthwise_extras(g: Geometry) -> tuple[Extra, ...]:
+    p = neon_depthwise.Parameter
+    _, _, down, across = grid(g.offsets) or (0, 0, 0, 0)  # what only the unrolled form reads
+    values = finish_values(g) | {
+        p.ROWS: g.rows,
+        p.TAPS: len(g.offsets),
+        p.IN_ROW: g.in_row,
+        p.IN_COLUMN: g.in_column,
+        p.OUT_ROW: g.out_row,
+        p.OUT_COLUMN: g.out_column,
+        p.DOWN: down,
+        p.ACROSS: across,
+        p.ONE: 1,
+    }
+    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES).values(), p.TILES))
+    return (parameters(values, g.offsets, p.OFFSETS),)
+
+
+def depthwise_row(is_unrolled: bool) -> Kernel:
+    """Depthwise convolution: small filters unrolled, or any filter."""
+
+    def form(g: Geometry) -> neon_depthwise.Filter | None:
+        return neon_depthwise.unrolled_filter(g.offsets, g.in_column) if is_unrolled else None
+
+    def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
+        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES))
+        return neon_depthwise.Variant(form(g), sizes, Clamp.of(g.zero_point, g.low, g.high), finish)
+
+    return Kernel(
+        name=f"depthwise/neon/{'unrolled' if is_unrolled else 'taps'}",
+        isa="neon",
+        kind="depthwise",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=1,
+        overread_bytes=0,
+        act_offset=0,
+        accepts=lambda g: g.channels >= neon_depthwise.BLOCK and (not is_unrolled or form(g) is not None),
+        pack=lambda _, weight: neon_depthwise.pack(weight),
+        finishes=(Finish.UINT8, Finish.FLOAT32),
+        function=lambda g, finish: neon_depthwise.kernel(variant(g, finish)),
+        symbol=lambda g, finish: variant(g, finish).symbol,
+        extras=_depthwise_extras,
+    )
+
+
+def is_batch_of_one(g: Geometry) -> bool:
+    """One output pixel."""
+    return g.rows * g.columns == 1
+
+
+def is_image(g: Geometry) -> bool:
+    """Several output pixels."""
+    return g.rows * g.columns > 1
+
+
+SDOT, SMULL = Sdot(), Smull()
+
+ROWS: tuple[Kernel, ...] = (
+    dot_row("neon-dotprod", Tiling(SDOT, (6, 4, 2, 1), 16), is_image, gathers=True),
+    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8), is_image, gathers=True),
+    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8, span=3), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, (6, 4, 2, 1), 16), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, (1,), 32), is_batch_of_one),
+    dot_row("neon-dotprod", Tiling(SDOT, (1,), 16), is_batch_of_one),
+    dot_row("neon", Tiling(SMULL, (2, 1), 8), is_image, gathers=True),
+    dot_row("neon", Tiling(SMULL, (2, 1), 8, span=3), is_image),
+    dot_row("neon", Tiling(SMULL, (2, 1), 8), is_image),
+    dot_row("neon", Tiling(SMULL, (1,), 16), is_batch_of_one),
+    dot_row("neon", Tiling(SMULL, (1,), 8), is_batch_of_one),
+    depthwise_row(is_unrolled=True),
+    depthwise_row(is_unrolled=False),
+)
