@@ -14,6 +14,7 @@ from haqnas.kernels.tir import Buffer, Expr, convert, splat
 
 LANES = 4  # int32 in a register
 CHUNK = 16  # bytes in a register
+MOST_NARROWING_SHIFT = 16
 
 
 def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
@@ -63,11 +64,9 @@ class Clamp:
     def suffix(self) -> str:
         return ("z" if self.moves else "") + ("c" if self.clamps else "")
 
-    def narrowed(self, words: Sequence[Expr], bounds: tuple[Expr, Expr, Expr]) -> Expr:
-        """Two or four int32x4 -> bytes; every narrowing saturates (sqxtn, sqadd, sqxtun)."""
+    def bytes_of(self, pairs: Sequence[Expr], bounds: tuple[Expr, Expr, Expr]) -> Expr:
+        """One or two int16x8 -> bytes; `bounds`: zero point int16, low and high uint8 (sqadd, sqxtun)."""
         zero_point, low, high = bounds
-        narrow = [intrinsic("int16x4", "sqxtn.v4i16", value) for value in words]
-        pairs = [joined(narrow[i], narrow[i + 1], LANES) for i in range(0, len(narrow), 2)]
         if self.moves:
             pairs = [intrinsic("int16x8", "sqadd.v8i16", pair, splat(zero_point, 8)) for pair in pairs]
         bytes_ = [intrinsic("uint8x8", "sqxtun.v8i8", pair) for pair in pairs]
@@ -77,23 +76,74 @@ class Clamp:
 
 
 @dataclass(frozen=True, slots=True)
+class Sum:
+    """Which parts of `haqnas::qadd` a kernel that adds another image has code for."""
+
+    shift: int
+    moves: bool  # the convolution's own zero point is not the one that the sum takes off again
+    clamp: Clamp
+
+    @classmethod
+    def of(cls, own_zero_point: int, scalars: tuple[int, ...]) -> "Sum":
+        a_zero, _, _, _, shift, *bounds = scalars
+        return cls(shift, own_zero_point != a_zero, Clamp.of(bounds[0], bounds[1], bounds[2]))
+
+    @property
+    def suffix(self) -> str:
+        return f"{self.shift}{'m' if self.moves else ''}{self.clamp.suffix}"
+
+    def rounded(self, word: Expr) -> Expr:
+        """int32x4 >> shift, rounded half up, as int16x4 (sqrshrn, which shifts by 1 .. 16)."""
+        if self.shift <= MOST_NARROWING_SHIFT:
+            return intrinsic("int16x4", "sqrshrn.v4i16", word, T.int32(self.shift))
+        shifted = intrinsic("int32x4", "srshl.v4i32", word, splat(T.int32(-self.shift), LANES))
+        return intrinsic("int16x4", "sqxtn.v4i16", shifted)
+
+
+def _pairs(narrow: Sequence[Expr]) -> list[Expr]:
+    """int16x4, an even number -> int16x8, half as many."""
+    return [joined(narrow[i], narrow[i + 1], LANES) for i in range(0, len(narrow), 2)]
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """The finish of accumulators on Arm, equal to that of `finish.py`; scalars are read once, at the kernel's start."""
 
     finish: Finish
     clamp: Clamp
+    sum: Sum | None
     bounds: tuple[Expr, Expr, Expr]  # zero point int16, low and high uint8
-    add: tuple[Expr, ...]
+    centred: tuple[
+        Expr, Expr, Expr
+    ]  # before a sum: low - zero point, high - zero point, what the sum moves it by
+    operands: tuple[Expr, ...]  # of a sum: two multipliers int16, the residual's zero point as uint8x8
+    sum_bounds: tuple[Expr, Expr, Expr]
 
     @classmethod
-    def begin(cls, finish: Finish, clamp: Clamp, parameters: Buffer) -> "Ending":
+    def begin(cls, finish: Finish, clamp: Clamp, sum_: Sum | None, parameters: Buffer) -> "Ending":
+        """`sum_` for a kernel that adds another image."""
+
         def read(first: int) -> tuple[Expr, Expr, Expr]:
             zero_point, low, high = (parameters[first + k] for k in range(3))
             return T.cast(zero_point, "int16"), T.cast(low, "uint8"), T.cast(high, "uint8")
 
-        dtypes = ("uint8", "int16", "uint8", "int16", "int32")
-        scalars = [T.cast(parameters[ADD + k], dtype) for k, dtype in enumerate(dtypes)]
-        return cls(finish, clamp, read(ZERO_POINT), (*scalars, *read(ADD + len(dtypes))))
+        zero_point, low, high = (parameters[ZERO_POINT + k] for k in range(3))
+        a_zero, a_multiplier, b_zero, b_multiplier = (parameters[ADD + k] for k in range(4))
+        # A vector that LLVM knows nothing of: it would split usubl into uxtl and sub.
+        opaque = intrinsic("uint8x8", "sqxtun.v8i8", splat(T.cast(b_zero, "int16"), 8))
+        return cls(
+            finish,
+            clamp,
+            sum_,
+            read(ZERO_POINT),
+            (
+                T.cast(low - zero_point, "int16"),
+                T.cast(high - zero_point, "int16"),
+                T.cast(zero_point - a_zero, "int16"),
+            ),
+            (T.cast(a_multiplier, "int16"), T.cast(b_multiplier, "int16"), opaque),
+            read(ADD + 5),
+        )
 
     @property
     def width(self) -> int:
@@ -111,24 +161,27 @@ class Ending:
         if self.finish is Finish.FLOAT32:
             return scaled[0]
         rounded = [intrinsic("int32x4", "fcvtns.v4i32.v4f32", value) for value in scaled]
-        bytes_ = self.clamp.narrowed(rounded, self.bounds)
-        return bytes_ if residual is None else self.added(bytes_, residual, LANES * len(totals))
+        pairs = _pairs([intrinsic("int16x4", "sqxtn.v4i16", value) for value in rounded])
+        if self.sum is None or residual is None:
+            return self.clamp.bytes_of(pairs, self.bounds)
+        parts = [residual] if len(pairs) == 1 else halves(residual, 8)
+        added = [self._added(self.sum, own, other) for own, other in zip(pairs, parts, strict=True)]
+        return self.sum.clamp.bytes_of(added, self.sum_bounds)
 
-    def added(self, a: Expr, b: Expr, lanes: int) -> Expr:
-        """Two vectors of 8 or 16 uint8 -> their sum by the rule of `haqnas::qadd` (usubl, smull, smlal, srshl)."""
-        a_zero, a_multiplier, b_zero, b_multiplier, shift, *bounds = self.add
-
-        def centred(bytes_: Expr, zero: Expr) -> list[Expr]:
-            parts = [bytes_] if lanes == 8 else halves(bytes_, 8)
-            wide = [convert(part, "int16", 8) - splat(T.cast(zero, "int16"), 8) for part in parts]
-            return [quarter for part in wide for quarter in halves(part, 4)]
+    def _added(self, sum_: Sum, own: Expr, other: Expr) -> Expr:
+        """int16x8 without its zero point, uint8x8 -> their sum without its zero point (usubl, smull, smlal)."""
+        low, high, move = self.centred
+        a_multiplier, b_multiplier, b_zero = self.operands
+        own = T.min(T.max(own, splat(low, 8)), splat(high, 8))
+        if sum_.moves:
+            own = own + splat(move, 8)
+        other = convert(other, "int16", 8) - convert(b_zero, "int16", 8)
 
         def times(value: Expr, multiplier: Expr) -> Expr:
             return intrinsic("int32x4", "smull.v4i32", value, splat(multiplier, LANES))
 
-        down = splat(-shift, LANES)
-        sums = [
-            intrinsic("int32x4", "srshl.v4i32", times(x, a_multiplier) + times(y, b_multiplier), down)
-            for x, y in zip(centred(a, a_zero), centred(b, b_zero), strict=True)
+        words = [
+            times(x, a_multiplier) + times(y, b_multiplier)
+            for x, y in zip(halves(own, LANES), halves(other, LANES), strict=True)
         ]
-        return Clamp(moves=True, clamps=True).narrowed(sums, (bounds[0], bounds[1], bounds[2]))
+        return _pairs([sum_.rounded(word) for word in words])[0]

@@ -91,7 +91,7 @@ def kernel(variant: Variant) -> PrimFunc:
     form, finish = variant.form, variant.finish
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
-        ending = Ending.begin(finish, variant.clamp, p)
+        ending = Ending.begin(finish, variant.clamp, None, p)
         width = min(BLOCK, ending.width)
         # Widened by a product with a 1 that LLVM does not know: it would widen halves, in three instructions each.
         ones = splat(T.cast(p[Parameter.ONE], "int8"), BLOCK)

@@ -22,7 +22,7 @@ import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import CHANNELS, OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish
-from haqnas.kernels.neon import CHUNK, LANES, Clamp, Ending
+from haqnas.kernels.neon import CHUNK, LANES, Clamp, Ending, Sum
 from haqnas.kernels.neon_gather import Gather, emit_row
 from haqnas.kernels.neon_multiply import Multiply
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
@@ -124,6 +124,7 @@ class Variant:
     sizes: tuple[int, ...]  # pixels of its tiles
     finish: Finish
     clamp: Clamp
+    sum: Sum | None  # where the finish adds another image
     whole: bool  # it has steps of 16 bytes
     rest: int  # units of its shorter steps, 0 for none
     is_full: bool  # the last block has all its channels
@@ -136,7 +137,8 @@ class Variant:
         name = self.tiling.name.replace("/", "_")
         if self.gather:
             name += f"_gather{self.gather.rows}x{self.gather.length}s{self.gather.step}x{self.gather.pixels}"
-        return f"hq_{name}{sizes}_{''.join(flags)}{self.clamp.suffix}_{self.finish}"
+        finish = f"{self.finish}{self.sum.suffix if self.sum else ''}"
+        return f"hq_{name}{sizes}_{''.join(flags)}{self.clamp.suffix}_{finish}"
 
 
 def kernel(variant: Variant) -> PrimFunc:
@@ -146,7 +148,7 @@ def kernel(variant: Variant) -> PrimFunc:
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
-        ending = Ending.begin(finish, variant.clamp, p)
+        ending = Ending.begin(finish, variant.clamp, variant.sum, p)
         width = min(block, ending.width)
         in_column = p[Parameter.IN_COLUMN] if gather is None else T.int32(gather.patch_bytes)
         whole, rests = p[Parameter.WHOLE], p[Parameter.RESTS]

@@ -6,7 +6,7 @@ import numpy as np
 
 from haqnas.kernels import neon_depthwise, neon_dot, neon_gather
 from haqnas.kernels.finish import Finish
-from haqnas.kernels.neon import CHUNK, Clamp
+from haqnas.kernels.neon import CHUNK, Clamp, Sum
 from haqnas.kernels.neon_dot import Tiling
 from haqnas.kernels.neon_gather import Gather, gather_of
 from haqnas.kernels.neon_multiply import Sdot, Smull
@@ -30,7 +30,10 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
         sizes = tuple(neon_dot.tile_counts(g.columns, tiling.pixels))
         is_full = g.channels % tiling.block == 0
-        return neon_dot.Variant(tiling, sizes, finish, clamp, bool(cut.whole), cut.rest, is_full, gather(g))
+        sum_ = Sum.of(g.zero_point, g.residual.scalars) if g.residual else None
+        return neon_dot.Variant(
+            tiling, sizes, finish, clamp, sum_, bool(cut.whole), cut.rest, is_full, gather(g)
+        )
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p, cut, gathered = neon_dot.Parameter, steps(g), gather(g)

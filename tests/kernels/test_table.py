@@ -88,7 +88,10 @@ def require_machine(profile: HardwareProfile) -> None:
 
 
 class Layers(nn.Module):
-    """Convolutions side by side, each with its own input (its own activation bits)."""
+    """Convolutions side by side, each with its own input (its own activation bits).
+
+    After these inputs come the images that cases with a sum add.
+    """
 
     def __init__(self, cases: Sequence[dict]):
         super().__init__()
@@ -99,6 +102,7 @@ class Layers(nn.Module):
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         outputs = []
+        images = iter(inputs[len(self.cases) :])
         for i in range(len(self.cases)):
             case = self.cases[i]
             x = haqnas.quantize(inputs[i], 1.0, 0, 0, act_range(case["act_bits"])[1])
@@ -117,6 +121,9 @@ class Layers(nn.Module):
                 outputs.append(haqnas.qconv2d_dequantize(*common))
             else:
                 outputs.append(haqnas.qconv2d(*common, *case["clamp"]))
+            if "sum" in case:
+                image = haqnas.quantize(next(images), 1.0, 0, 0, 255)
+                outputs[-1] = haqnas.qadd(outputs[-1], image, *case["sum"])
         return outputs
 
 
@@ -136,7 +143,7 @@ def make_case(
         x = np.full_like(x, act_max)
         x[..., ::2] = rng.choice([0, act_max])
     spread = act_max * high * np.sqrt(inputs / groups * kh * kw)
-    return {
+    case = {
         "x": x.astype(np.uint8),
         "weight": torch.from_numpy(weight.astype(np.int8)),
         "bias": torch.from_numpy(rng.integers(-spread, spread + 1, outputs).astype(np.int32)),
@@ -148,6 +155,32 @@ def make_case(
         "clamp": (int(rng.integers(0, 256)), int(rng.choice([0, 0, 9])), int(rng.choice([255, 255, 200]))),
         "is_float": bool(rng.random() < 0.25),
     }
+    if groups == 1 and not case["is_float"] and rng.random() < 0.5:
+        case["sum"] = make_sum(case["clamp"][0], rng)
+        rows, columns = (
+            (e + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for e, k in ((height, kh), (width, kw))
+        )
+        case["image"] = rng.integers(0, 256, (1, outputs, rows, columns)).astype(np.uint8)
+    return case
+
+
+def make_sum(zero_point: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Scalars of `haqnas::qadd`: shifts short and long, also a zero point that is not the convolution's."""
+    shift = int(rng.choice([1, 8, 14, 15, 16, 20]))
+    most = min(2**15, 2**shift)
+    multipliers = [int(m) for m in rng.integers(-most + 1, most, 2)]
+    own = int(rng.choice([zero_point, zero_point, 77]))
+    low, high = int(rng.choice([0, 0, 9])), int(rng.choice([255, 255, 200]))
+    return (
+        own,
+        multipliers[0],
+        int(rng.integers(0, 256)),
+        multipliers[1],
+        shift,
+        int(rng.choice([0, 130])),
+        low,
+        high,
+    )
 
 
 def forced(row: Kernel):
@@ -173,11 +206,12 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
         for kind, shape in itertools.product(("random", "extreme", "random"), SHAPES[row.kind])
     ]
     cases += [make_case(shape, 8, 8, "extreme", rng) for shape in SHAPES[row.kind]]
-    inputs = [torch.from_numpy(case["x"].astype(np.float32)) for case in cases]
-    module = _spelled_out(Layers(cases), len(cases))
+    raw = [case["x"] for case in cases] + [case["image"] for case in cases if "image" in case]
+    inputs = [torch.from_numpy(x.astype(np.float32)) for x in raw]
+    module = _spelled_out(Layers(cases), len(raw))
     graph = integer_graph(module, inputs)
     expected = graph(*inputs)
-    program, outputs = run(graph, [case["x"] for case in cases], profile, tmp_path, forced(row))
+    program, outputs = run(graph, raw, profile, tmp_path, forced(row))
     assert any(layer.kernel.startswith(row.name) for layer in program.layers), "the row served no case"
     for case, output, reference in zip(cases, outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference.numpy(), err_msg=f"{row.name} {case['window']}")
