@@ -1,7 +1,8 @@
 # make demo   compile the digits network for arm-cpu and for this machine, run both, print accuracies
 # make test   pytest (FAST=1 leaves out slow tests, JOBS=1 runs one at a time) and the C runtime's tests (CTest, sanitizers)
 # make lint   ruff, mypy --strict, import-linter, clang-format
-# make bench  timings of the compiler's stages and of the compiled digits network
+# make bench  our binaries beside OpenVINO, ONNX Runtime, LiteRT and PyTorch; wall time of compilations; about an hour.
+#             QUICK=1: shorter rounds; ONLY=resnet20: what matches; files are kept in build/bench
 # make clean  remove what was built; .venv stays (rm -r .venv removes it)
 
 PYTHON ?= python3
@@ -57,8 +58,14 @@ lint: $(VENV)/installed-dev
 	cd $(LINT) && $(BIN)/lint-imports --config ../../pyproject.toml --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(RUNTIME_SOURCES)
 
-bench: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name -s tests/benchmarks
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet "$(TORCH)" --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/installed-bench
+	mkdir -p build/bench
+	$(BIN)/python -m pytest tests/benchmarks -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),-k '$(ONLY)') -s -p no:xdist \
+	  --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-json=build/bench/pytest.json
 
 clean:
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from tests.benchmarks.interleave import Ratio, Schedule, Timing, best_peer, inte
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.session import UnsupportedError
+from tests.benchmarks.stamps import peer_stamp
 
 BUILD = REPOSITORY / "build" / "bench"
 THOROUGH = Schedule(rounds=11, turn_s=0.3)
@@ -42,14 +43,12 @@ def prepare_all(network: str, peers: Sequence[str]) -> tuple[Path, dict[str, str
     folder = BUILD / network
     unsupported = {}
     for peer in ("float", *peers):
-        done = folder / f"{peer}.prepared"
-        if not done.exists():
-            try:
-                prepare(peer, network, folder)
-                done.write_text("")
-            except UnsupportedError as reason:
-                done.write_text(str(reason))
-        if reason := done.read_text():
+        done, stamp = folder / f"{peer}.prepared", peer_stamp(peer)
+        made_by, _, reason = done.read_text().partition("\n") if done.exists() else ("", "", "")
+        if made_by != stamp:
+            reason = prepare(peer, network, folder)
+            done.write_text(f"{stamp}\n{reason}")
+        if reason:
             unsupported[peer] = reason
     return folder, unsupported
 

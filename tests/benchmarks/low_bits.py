@@ -63,7 +63,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
     }
 )
 CONV_14, CONV_7, LINEAR = SHAPES
-# (shape, target, fewer bits, device kind)
+# (shape, target, fewer bits)
 TIMED = (
     (CONV_14, "x86-64-v3", "w2a4"),
     (CONV_7, "x86-64-v3", "w2a4"),
@@ -107,8 +107,9 @@ def _kernel(artifact: haqnas.Artifact) -> str:
     return next(row.kernel for row in rows if row.name == first)
 
 
-def time_gain(shape: str, target: str, bits: str, rounds: int, runs: int) -> Gain:
+def time_gain(shape: str, target: str, bits: str, is_quick: bool) -> Gain:
     """Times of the middle layers, turn by turn."""
+    rounds, runs = (5, 50) if is_quick else (15, 200)
     artifacts = [compile_chain(shape, target, chosen, _LENGTH) for chosen in ("w8a8", bits)]
     cores = machine.cores(1)
 
@@ -157,8 +158,7 @@ def main() -> None:
 
 
 def measure(targets: list[str], is_quick: bool) -> list[Gain]:
-    rounds, runs = (5, 50) if is_quick else (15, 200)
-    gains = [time_gain(*case, rounds, runs) for case in TIMED if case[1] in targets]
+    gains = [time_gain(*case, is_quick) for case in TIMED if case[1] in targets]
     return gains + [count_gain(*case) for case in COUNTED if case[1] in targets]
 
 

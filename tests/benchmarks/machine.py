@@ -41,9 +41,14 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_average": os.getloadavg(),
+        "load_average": load_average(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def load_average() -> tuple[float, float, float]:
+    """Of the last 1, 5 and 15 minutes: what else ran while the benchmark did."""
+    return os.getloadavg()
 
 
 def _version(package: str) -> str | None:

@@ -3,7 +3,6 @@
 python -m tests.benchmarks.ours NETWORK TARGET BITS FOLDER
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,36 +19,17 @@ import haqnas
 from haqnas.artifact import GOLDEN_INPUTS, GOLDEN_OUTPUTS, Check, check_binary, decode_arrays
 from tests.benchmarks.float_model import read_input, read_output, signal_to_noise_db
 from tests.benchmarks.networks import NETWORKS, calibration_inputs
+from tests.benchmarks.stamps import compiler_stamp
 
 RUN_TIMEOUT_S = 600.0
-_STAMP = "sources.sha256"
-
-
-def hash_sources() -> str:
-    """Of everything that a compilation depends on: an artefact of older kernels must not be measured again."""
-    package = Path(haqnas.__file__).parent
-    folders = {Path(folder) for name in ("kernels", "hw_profiles") for folder in _folders(name)} | {package}
-    files = {path for folder in folders for path in folder.rglob("*") if path.suffix in _SOURCE_SUFFIXES}
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-_SOURCE_SUFFIXES = {".py", ".c", ".h", ".S", ".inc", ".toml"}
-
-
-def _folders(name: str) -> Sequence[str]:
-    """Of a subpackage, which may lie beside the package."""
-    module = __import__(f"haqnas.{name}", fromlist=["__path__"])
-    return list(module.__path__)
+_STAMP = "sources.sha256"  # beside the artefact
 
 
 def compile_model(
     model: nn.Module, example: Tensor, name: str, target: str, bits: str, folder: Path
 ) -> haqnas.Artifact:
     """Compile, or load the artefact that these very sources made before."""
-    stamp, wanted = folder / _STAMP, hash_sources()
+    stamp, wanted = folder / _STAMP, compiler_stamp()
     output = folder / "artifact"
     if stamp.exists() and stamp.read_text() == wanted:
         return haqnas.load(output)

@@ -7,8 +7,12 @@ from tests.benchmarks.contenders import OURS
 
 if TYPE_CHECKING:
     from tests.benchmarks.arm import Count
+    from tests.benchmarks.bars import Bar, Results
     from tests.benchmarks.compare import Comparison
     from tests.benchmarks.low_bits import Gain
+    from tests.benchmarks.roofline import Roofline
+
+SHOWN_LAYERS = 8
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -80,3 +84,69 @@ def gains_text(gains: Sequence["Gain"]) -> str:
             )
         )
     return table(rows) + "\n"
+
+
+def roofline_text(found: "Roofline") -> str:
+    """The layers that take longest, and the network as a whole."""
+    rows = [("layer", "us", "of compute", "of memory", "kernel")]
+    longest = sorted(found.layers, key=lambda layer: -layer.time_s)[:SHOWN_LAYERS]
+    for layer in longest:
+        shares = (f"{share:.0%}" for share in (layer.compute_share, layer.memory_share))
+        rows.append((layer.layer, f"{layer.time_s * 1e6:.1f}", *shares, layer.kernel))
+    total_s = sum(layer.time_s for layer in found.layers) + found.unnamed_s
+    heading = (
+        f"{found.network}: {found.share:.0%} of the roof in {total_s * 1e6:.1f} us "
+        f"(of which {found.unnamed_s * 1e6:.1f} us serve no layer); the layers that take longest:"
+    )
+    peaks = ", ".join(f"{isa} {macs / 1e9:.0f} GMAC/s" for isa, macs in found.peaks.macs_per_s.items())
+    return "\n".join(
+        (
+            heading,
+            table(rows),
+            f"one core: {peaks}, reads {found.peaks.read_bytes_per_s / 1e9:.0f} GB/s\n",
+        )
+    )
+
+
+def summary_text(comparisons: Sequence["Comparison"]) -> str:
+    """One line per network and number of threads: ours, each peer's best variant, the ratio."""
+    peers = sorted({name.split()[0] for one in comparisons for name in one.timings if name != OURS})
+    rows = [("milliseconds", "threads", "ours", *peers, "best peer / ours", "", "best peer")]
+    for one in comparisons:
+        best = {
+            peer: min(
+                (t.median_s for name, t in one.timings.items() if name.split()[0] == peer), default=None
+            )
+            for peer in peers
+        }
+        times = (one.timings[OURS].median_s, *best.values())
+        cells = ("" if time_s is None else f"{time_s * 1e3:.4g}" for time_s in times)
+        spread = f"{one.ratio.low:.2f} to {one.ratio.high:.2f}"
+        rows.append((one.network, f"{len(one.cores)}", *cells, f"{one.ratio.median:.2f}", spread, one.best))
+    return table(rows) + "\n"
+
+
+def bars_text(found: Sequence["Bar"]) -> str:
+    rows = [("bar", "at least", "got", "", "")]
+    for bar in found:
+        got = "" if bar.got is None else f"{bar.got:.2f}"
+        rows.append((bar.name, f"{bar.wanted}", got, bar.place, bar.verdict))
+    return table(rows) + "\n"
+
+
+def results_text(results: "Results") -> str:
+    """Everything but single layers and single peers, which were printed as they came."""
+    from tests.benchmarks.bars import bars
+
+    parts = []
+    if results.comparisons:
+        parts.append(summary_text(results.comparisons))
+    if results.counts:
+        parts.append(counts_text(results.counts))
+    if results.gains:
+        parts.append(gains_text(results.gains))
+    if results.rooflines:
+        rows = [("share of the roof, 1 thread", "")]
+        rows += [(one.network, f"{one.share:.0%}") for one in results.rooflines]
+        parts.append(table(rows) + "\n")
+    return "\n".join((*parts, bars_text(bars(results))))

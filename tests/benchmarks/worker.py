@@ -79,3 +79,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except UnsupportedError as reason:
         say({"unsupported": str(reason)})
+    except ModuleNotFoundError as missing:
+        say({"unsupported": f"{missing.name} is not installed: pip install 'haqnas[bench]'"})
