@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from haqnas.codegen.draft import Draft, Reference, Value
+from haqnas.codegen.draft import Draft, Value
 from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
@@ -108,17 +108,28 @@ def _average(
         Parameter.LOW: low,
         Parameter.HIGH: high,
     }
+    row_spans, column_spans = _spans(x, rows, columns)
     pointers = (
         draft.address(out),
         draft.address(x),
-        _table(draft, [(first, last - first) for first, last, _ in rows]),
-        _table(draft, [(first, last - first) for first, last, _ in columns]),
+        _table(draft, row_spans),
+        _table(draft, column_spans),
         draft.constant(average_factors(rows, columns, scale).numpy()),
-        Reference(draft.allocate(4 * out.layout.shape[1])),
         _parameters(draft, x, out, values),
     )
     draft.call("hq_average", windows.average_kernel, pointers, walk.layer(node))
     return out
+
+
+def _spans(
+    x: Value, rows: list[Window], columns: list[Window]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(first, count) of each window; one window over whole rows that follow each other is a single long row."""
+    width, (row, pixel) = x.layout.shape[3], x.layout.strides[2:]
+    if len(rows) == len(columns) == 1 and columns[0][:2] == (0, width) and row == width * pixel:
+        first, last, _ = rows[0]
+        return [(0, 1)], [(first * width, (last - first) * width)]
+    return [(f, last - f) for f, last, _ in rows], [(f, last - f) for f, last, _ in columns]
 
 
 def nearest(walk: Walk, node: fx.Node) -> Value:

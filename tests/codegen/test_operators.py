@@ -99,6 +99,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
         ((1, 3, 8, 9),),
     ),
     "global mean": (lambda x: haqnas.qadaptive_avg_pool2d(x, 1, 1, 1.7, 30, 2, 0, 255), ((1, 65, 7, 7),)),
+    "global mean of many pixels": (  # more than 16-bit sums hold
+        lambda x: haqnas.qadaptive_avg_pool2d(x, 1, 1, 1.7, 30, 2, 0, 255),
+        ((1, 20, 20, 31),),
+    ),
     "adaptive mean": (lambda x: haqnas.qadaptive_avg_pool2d(x, 3, 4, 1.0, 0, 0, 0, 255), ((1, 8, 7, 9),)),
     "nearest": (lambda x: haqnas.qupsample_nearest2d(x, 10, 13), (X,)),
     "bilinear": (lambda x: haqnas.qupsample_bilinear2d(x, 11, 7, False), (X,)),
