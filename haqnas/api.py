@@ -28,7 +28,7 @@ from haqnas.stages import Samples, calibration_samples, run_stages
 __all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
 
 VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
-STAGES = ("trace", "quantize", "score", "lower", "build", "link", "check", "save")
+STAGES = ("trace", "quantize", "score", "build", "link", "check", "save")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas import artifact as artefacts
-from haqnas.codegen.lower import lower
-from haqnas.codegen.objects import build
+from haqnas.codegen.budget import lower_and_build
 from haqnas.codegen.program import Program
 from haqnas.devices.records import RawArray, quantize_inputs
 from haqnas.evaluate import Accuracy, Batches, Judges, sample_batches, score_accuracy
@@ -87,12 +86,8 @@ def run_stages(
     accuracy = _kept_accuracy(
         work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, samples.source)
     )
-    report("lower", f"for {options.profile.name}")
-    program = lower(graph, options.profile, options.name)
-    report("build", f"{len(program.functions)} kernels")
-    kernels = work / "kernels.o"
-    if not kernels.exists():
-        build(program.functions, options.profile, kernels)
+    report("build", f"kernels for {options.profile.name}")
+    program, kernels = lower_and_build(graph, options.profile, options.name, work)
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
     return Compiled(graph, accuracy, program, kernels, inputs, outputs)

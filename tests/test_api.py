@@ -110,12 +110,12 @@ def test_killed_run_leaves_nothing_whole_and_the_same_call_goes_on(tmp_path: Pat
 def test_finished_stages_are_not_done_again(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop_at_lower(step: haqnas.Progress) -> None:
-        if step.stage == "lower":
+    def stop_at_build(step: haqnas.Progress) -> None:
+        if step.stage == "build":
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        haqnas.compile(net, EXAMPLE, output=tmp_path / "out", progress=stop_at_lower)
+        haqnas.compile(net, EXAMPLE, output=tmp_path / "out", progress=stop_at_build)
     assert (tmp_path / "out" / STATE).is_dir()
 
     def fail(*_: object) -> Any:

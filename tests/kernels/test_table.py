@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from haqnas.devices.local import read_host_cpu
 from haqnas.graph import ops  # noqa: F401  registers the operators
@@ -206,15 +206,19 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
         for kind, shape in itertools.product(("random", "extreme", "random"), SHAPES[row.kind])
     ]
     cases += [make_case(shape, 8, 8, "extreme", rng) for shape in SHAPES[row.kind]]
-    raw = [case["x"] for case in cases] + [case["image"] for case in cases if "image" in case]
-    inputs = [torch.from_numpy(x.astype(np.float32)) for x in raw]
-    module = _spelled_out(Layers(cases), len(raw))
-    graph = integer_graph(module, inputs)
-    expected = graph(*inputs)
+    graph, raw = side_by_side(cases)
+    expected = graph(*(torch.from_numpy(x.astype(np.float32)) for x in raw))
     program, outputs = run(graph, raw, profile, tmp_path, forced(row))
     assert any(layer.kernel.startswith(row.name) for layer in program.layers), "the row served no case"
     for case, output, reference in zip(cases, outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference.numpy(), err_msg=f"{row.name} {case['window']}")
+
+
+def side_by_side(cases: Sequence[dict]) -> tuple[fx.GraphModule, list[np.ndarray]]:
+    """One graph of all cases, and its raw inputs."""
+    raw = [case["x"] for case in cases] + [case["image"] for case in cases if "image" in case]
+    inputs = [torch.from_numpy(x.astype(np.float32)) for x in raw]
+    return integer_graph(_spelled_out(Layers(cases), len(raw)), inputs), raw
 
 
 def _spelled_out(layers: nn.Module, count: int) -> nn.Module:

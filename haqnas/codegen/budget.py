@@ -1,0 +1,123 @@
+"""Keep programs small: a network with many kinds of layers gives up the specialised kernels that serve it least.
+
+Specialised functions (a filter size and stride each, say) are fast, but every one is code in the executable. Where
+the whole would stand more than LIMIT_BYTES beside the packed weights, the functions with the fewest multiplications
+per byte of code are left out. Their layers run on another row of the kernel table: one that the program holds anyway,
+else the last one, which is the most general.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import fx
+
+from haqnas.codegen.lower import lower
+from haqnas.codegen.objects import build
+from haqnas.codegen.program import Program
+from haqnas.errors import HaqnasError
+from haqnas.hardware import HardwareProfile
+from haqnas.kernels.finish import Finish
+from haqnas.kernels.row import Geometry, Kernel
+from haqnas.kernels.table import candidates
+
+LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
+# What is neither kernel nor constant, measured on the zoo: C runtime and libc 27 kB, 36 bytes for each kernel call.
+RUNTIME_BYTES, CALL_BYTES = 28_000, 40
+_ATTEMPTS = 6
+
+Served = dict[
+    str, int
+]  # symbol of a layer's function, without the program's name -> multiplications it serves
+
+
+def lower_and_build(
+    graph: fx.GraphModule, profile: HardwareProfile, name: str, folder: Path, limit_bytes: int = LIMIT_BYTES
+) -> tuple[Program, Path]:
+    """`lower` and `build` with kernels that fit; what was left out is kept in `folder` beside the object file.
+
+    A program that no choice of kernels makes small enough is built with the smallest.
+    """
+    kernels, choice = folder / "kernels.o", folder / "kernel_choice.json"
+    if kernels.exists() and choice.exists():
+        saved = json.loads(choice.read_text())
+        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), {})
+        return lower(graph, profile, name, choose), kernels
+    left_out: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()  # functions of the attempt before
+    for _ in range(_ATTEMPTS):
+        served: Served = {}
+        program = lower(graph, profile, name, _chooser(left_out, held, served))
+        build(program.functions, profile, kernels)
+        sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
+        excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes
+        more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
+        choice.write_text(json.dumps({"left_out": sorted(left_out), "held": sorted(held)}))
+        if not more:
+            break
+        left_out, held = left_out | more, frozenset(sizes)
+    return program, kernels
+
+
+def overhead_bytes(program: Program, code_bytes: int) -> int:
+    """What the executable holds beside packed weights, from above."""
+    data = len(program.constants) - program.packed_weight_bytes
+    return data + code_bytes + RUNTIME_BYTES + CALL_BYTES * len(program.calls)
+
+
+def _chooser(
+    left_out: frozenset[str], held: frozenset[str], served: Served
+) -> Callable[[Geometry, Sequence[str]], Kernel]:
+    """The best row whose function is not left out. Notes in `served` which functions have a slower stand-in."""
+
+    def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
+        rows = candidates(geometry, isas)
+        finish = Finish.UINT8 if geometry.residual is None else Finish.UINT8_ADD
+        allowed = [row for row in rows if row.symbol(geometry, finish) not in left_out]
+        if not allowed or allowed[0] is not rows[0]:
+            allowed = [row for row in allowed if row.symbol(geometry, finish) in held]
+        chosen = allowed[0] if allowed else rows[-1]
+        if chosen is not rows[-1]:
+            symbol = chosen.symbol(geometry, finish)
+            macs = (
+                geometry.rows * geometry.columns * geometry.channels * geometry.length * len(geometry.offsets)
+            )
+            served[symbol] = served.get(symbol, 0) + macs
+        return chosen
+
+    return choose
+
+
+def _least_useful(served: Served, sizes: dict[str, int], excess_bytes: int) -> frozenset[str]:
+    """Functions to leave out, those with the fewest multiplications per byte first, until the excess is gone."""
+    found: set[str] = set()
+    for symbol in sorted(served, key=lambda s: served[s] / sizes.get(s, 1)):
+        if excess_bytes <= 0:
+            break
+        if symbol in sizes:
+            found.add(symbol)
+            excess_bytes -= sizes[symbol]
+    return frozenset(found)
+
+
+def code_sizes(path: Path) -> dict[str, int]:
+    """Bytes of machine code of each global function of a 64-bit little-endian ELF object file."""
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise HaqnasError(
+            f"{path} must be a 64-bit little-endian ELF object, which LLVM writes for our targets"
+        )
+    start, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, start + 64 * i) for i in range(count)]
+    sizes: dict[str, int] = {}
+    for _, kind, _, _, offset, size, link, _, _, _ in sections:
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        names = sections[link][4]
+        for entry in range(offset, offset + size, 24):
+            name, info, _, _, _, length = struct.unpack_from("<IBBHQQ", data, entry)
+            if info & 15 == 2:  # STT_FUNC
+                end = data.index(b"\0", names + name)
+                sizes[data[names + name : end].decode()] = length
+    return sizes

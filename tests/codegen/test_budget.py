@@ -1,0 +1,48 @@
+"""Programs give up specialised kernels only where they must, and then compute the same."""
+
+import numpy as np
+import pytest
+
+from haqnas.codegen.budget import code_sizes, lower_and_build, overhead_bytes
+from tests.kernels.test_table import SHAPES, make_case, shipped_profile, side_by_side
+
+BITS = 8
+
+
+@pytest.fixture(scope="module")
+def graph():
+    rng = np.random.default_rng(2)
+    shapes = [*SHAPES["depthwise"], *SHAPES["dot"]]
+    cases = [make_case(shape, BITS, BITS, "random", rng) for shape in shapes]
+    return side_by_side(cases)[0]
+
+
+@pytest.mark.parametrize("target", ["x86-amx", "arm-cpu", "riscv64"])
+def test_every_function_has_a_size(graph, target, tmp_path):
+    program, kernels = lower_and_build(graph, shipped_profile(target), "net", tmp_path, limit_bytes=10**9)
+    sizes = code_sizes(kernels)
+    assert set(program.functions) <= set(sizes)
+    assert all(sizes[symbol] > 0 for symbol in program.functions)
+
+
+@pytest.mark.parametrize("target", ["x86-amx", "arm-cpu"])
+def test_a_tight_limit_leaves_out_functions_until_the_program_fits(graph, target, tmp_path):
+    profile = shipped_profile(target)
+    (tmp_path / "free").mkdir()
+    free, kernels = lower_and_build(graph, profile, "net", tmp_path / "free", limit_bytes=10**9)
+    whole = overhead_bytes(free, sum(code_sizes(kernels).values()))
+    limit = whole - 6000
+    (tmp_path / "tight").mkdir()
+    tight, kernels = lower_and_build(graph, profile, "net", tmp_path / "tight", limit_bytes=limit)
+    assert overhead_bytes(tight, sum(code_sizes(kernels).values())) <= limit
+    assert len(tight.calls) == len(free.calls)
+
+
+def test_the_same_folder_again_gives_the_same_program(graph, tmp_path):
+    profile = shipped_profile("arm-cpu")
+    first, kernels = lower_and_build(graph, profile, "net", tmp_path, limit_bytes=70_000)
+    before = kernels.stat().st_mtime_ns
+    again, _ = lower_and_build(graph, profile, "net", tmp_path, limit_bytes=70_000)
+    assert again.calls == first.calls
+    assert again.constants == first.constants
+    assert kernels.stat().st_mtime_ns == before
