@@ -52,11 +52,12 @@ def lower_and_build(
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
         excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes
+        used = {"left_out": sorted(left_out), "held": sorted(held)}
         more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
-        choice.write_text(json.dumps({"left_out": sorted(left_out), "held": sorted(held)}))
         if not more:
             break
         left_out, held = left_out | more, frozenset(sizes)
+    choice.write_text(json.dumps(used))  # last: without it, kernels.o may be that of an attempt
     return program, kernels
 
 
