@@ -1,0 +1,104 @@
+"""The benchmark's own arithmetic, on runners whose times are known."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import report
+from tests.benchmarks.arm import RECORDED, Count
+from tests.benchmarks.bars import EIGHT, Results, bars
+from tests.benchmarks.compare import Comparison
+from tests.benchmarks.contenders import OURS
+from tests.benchmarks.interleave import Schedule, Timing, best_peer, interleave, ratio
+from tests.benchmarks.networks import NETWORKS
+from tests.benchmarks.peers import PEERS
+
+
+@dataclass
+class Clockwork:
+    """Takes `time_ns` a run, and twice that while the machine is `slow`."""
+
+    name: str
+    time_ns: int
+    turns: list[str]
+    slow_turns: frozenset[int] = field(default_factory=frozenset)
+
+    def times_ns(self, runs: int) -> list[int]:
+        factor = 2 if len(self.turns) in self.slow_turns else 1
+        self.turns.append(self.name)
+        return [self.time_ns * factor] * runs
+
+
+SCHEDULE = Schedule(rounds=4, turn_s=1e-4)
+
+
+def test_turns_alternate_and_a_slow_minute_does_not_change_the_ratio():
+    turns: list[str] = []
+    slow = frozenset({4, 5})  # the second round: both runners are measured once before
+    runners = [Clockwork("a", 3000, turns, slow), Clockwork("b", 1500, turns, slow)]
+    timings = interleave(runners, SCHEDULE)
+    assert turns == ["a", "b", "a", "b", "b", "a", "a", "b", "b", "a"]
+    found = ratio(timings["a"], timings["b"])
+    assert (found.low, found.median, found.high) == (2.0, 2.0, 2.0)
+    assert timings["a"].median_s == pytest.approx(3e-6)
+
+
+def timing(median_s: float) -> Timing:
+    return Timing(median_s, (median_s,) * 3, median_s, median_s, 3)
+
+
+def comparison(network: str, peers_s: Mapping[str, float], ours_s: float) -> Comparison:
+    timings = {OURS: timing(ours_s), **{name: timing(time_s) for name, time_s in peers_s.items()}}
+    best = best_peer(timings, OURS)
+    return Comparison(
+        network,
+        cores=(1,),
+        our_threads=1,
+        timings=timings,
+        snr_db=dict.fromkeys(timings, 30.0),
+        unsupported={},
+        best=best,
+        ratio=ratio(timings[best], timings[OURS]),
+        checks=("binary: the golden outputs, bit for bit",),
+    )
+
+
+def test_bars_compare_with_the_fastest_peer_and_name_the_worst_network():
+    factors = dict(zip(EIGHT, (1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0), strict=True))
+    slower = {"openvino int8": 3.0, "onnxruntime int8 qdq": 9.0}
+    results = Results(
+        [
+            comparison(name, {peer: time_s * factor for peer, time_s in slower.items()}, 3.0)
+            for name, factor in factors.items()
+        ]
+    )
+    by_name = {bar.name: bar for bar in bars(results)}
+    mean = by_name["1 thread, best peer / ours: geometric mean of eight networks"]
+    assert mean.got == pytest.approx(statistics.geometric_mean(factors.values()))
+    worst = by_name["1 thread: worst of the eight"]
+    assert (worst.got, worst.place, worst.verdict) == (pytest.approx(1.5), "resnet18", "ok")
+    assert by_name["1 thread: ResNet-20"].verdict == "missed"
+    assert by_name["1 thread: autoencoder"].verdict == "not measured"
+    assert by_name["2 threads: worst of the eight"].verdict == "not measured"
+    assert "openvino" in report.results_text(results)
+
+
+def test_counts_are_compared_core_by_core():
+    counts = [
+        Count(name, cpu, ours=litert // 2, litert=litert, litert_source="recorded", checks=())
+        for cpu, networks in RECORDED.items()
+        for name, litert in networks.items()
+    ]
+    arm = [bar for bar in bars(Results(counts=counts)) if "LiteRT" in bar.name]
+    assert len(arm) == 4
+    assert all(bar.verdict == "ok" and bar.got == pytest.approx(2.0) for bar in arm)
+
+
+def test_all_names_exist():
+    assert set(EIGHT) < set(NETWORKS)
+    assert all(set(networks) < set(NETWORKS) for networks in RECORDED.values())
+    folder = Path(report.__file__).parent / "peers"
+    assert {path.stem for path in folder.glob("*.py")} == {*PEERS, "__init__"}
