@@ -1,6 +1,7 @@
 """Everybody who is timed, each in a process of its own: peers stay alive, our executable starts for each turn."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = "haqnas int8"
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Some runs in a row."""
+
+    times_ns: tuple[int, ...]
+    preemptions: int  # how often others took the CPU meanwhile
+
+
 class Runner(Protocol):
     """Runs inferences when it is asked to."""
 
     name: str
 
-    def times_ns(self, runs: int) -> list[int]: ...
+    def turn(self, runs: int) -> Turn: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,11 @@ class Executable:
     path: Path
     cores: tuple[int, ...]
 
-    def times_ns(self, runs: int) -> list[int]:
-        times: list[int] = run_executable(self.path, ("--bench", str(runs)), self.cores)["times_ns"]
-        return times
+    def turn(self, runs: int) -> Turn:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_nivcsw  # of ended processes: of this one
+        document = run_executable(self.path, ("--bench", str(runs)), self.cores)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_nivcsw
+        return Turn(tuple(document["times_ns"]), after - before)
 
 
 def worker_command(*arguments: str) -> list[str]:
@@ -78,12 +89,12 @@ class PeerProcess:
         self.versions: Mapping[str, str] = ready["versions"]
         self.snr_db: float = ready["snr_db"]
 
-    def times_ns(self, runs: int) -> list[int]:
+    def turn(self, runs: int) -> Turn:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{runs}\n")
         self._process.stdin.flush()
-        times: list[int] = self._read()["times_ns"]
-        return times
+        document = self._read()
+        return Turn(tuple(document["times_ns"]), document["preemptions"])
 
     def _read(self) -> dict[str, Any]:
         """The next line of JSON; libraries may print others."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks.contenders import Runner
+from tests.benchmarks.contenders import Runner, Turn
 
 _PAUSE_S = 0.02  # thread pools of the one before may still spin
 _FIRST_RUNS = 5
@@ -29,6 +29,7 @@ class Timing:
     p10_s: float  # of all single runs
     p90_s: float
     runs: int
+    preemptions_per_s: float  # how often others took the CPU: few on a quiet machine
 
     @property
     def spread(self) -> float:
@@ -40,24 +41,25 @@ class Timing:
 def interleave(runners: Sequence[Runner], schedule: Schedule) -> dict[str, Timing]:
     """Give each runner its turn in each round; every second round in the opposite order."""
     counts = {runner.name: _runs_of_a_turn(runner, schedule) for runner in runners}
-    times: dict[str, list[list[int]]] = {runner.name: [] for runner in runners}
+    turns: dict[str, list[Turn]] = {runner.name: [] for runner in runners}
     for index in range(schedule.rounds):
         for runner in runners if index % 2 == 0 else reversed(runners):
             time.sleep(_PAUSE_S)
-            times[runner.name].append(runner.times_ns(counts[runner.name]))
-    return {name: _summarise(rounds) for name, rounds in times.items()}
+            turns[runner.name].append(runner.turn(counts[runner.name]))
+    return {name: _summarise(rounds) for name, rounds in turns.items()}
 
 
 def _runs_of_a_turn(runner: Runner, schedule: Schedule) -> int:
-    typical_s = statistics.median(runner.times_ns(_FIRST_RUNS)) * 1e-9
+    typical_s = statistics.median(runner.turn(_FIRST_RUNS).times_ns) * 1e-9
     return max(schedule.min_runs, round(schedule.turn_s / max(typical_s, 1e-6)))
 
 
-def _summarise(rounds: Sequence[Sequence[int]]) -> Timing:
-    medians_s = tuple(statistics.median(times) * 1e-9 for times in rounds)
-    ordered = sorted(time_ns for times in rounds for time_ns in times)
+def _summarise(rounds: Sequence[Turn]) -> Timing:
+    medians_s = tuple(statistics.median(turn.times_ns) * 1e-9 for turn in rounds)
+    ordered = sorted(time_ns for turn in rounds for time_ns in turn.times_ns)
     low, high = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e-9 for share in (0.1, 0.9))
-    return Timing(statistics.median(medians_s), medians_s, low, high, len(ordered))
+    preemptions_per_s = sum(turn.preemptions for turn in rounds) / (sum(ordered) * 1e-9)
+    return Timing(statistics.median(medians_s), medians_s, low, high, len(ordered), preemptions_per_s)
 
 
 @dataclass(frozen=True, slots=True)

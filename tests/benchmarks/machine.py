@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,17 @@ def cores(count: int) -> tuple[int, ...]:
     if count > len(usable):
         raise SystemExit(f"{count} threads need {count} cores, but this process may use {len(usable)}")
     return tuple(usable[-count:])
+
+
+def come_first(chosen: Sequence[int]) -> None:
+    """Pin this process to cores, and let it go before others where that is allowed (root).
+
+    Everybody who is timed does this. Where others use the machine, the scheduler favours processes that start and end
+    over those that stay, ours over peers, and medians would say nothing.
+    """
+    os.sched_setaffinity(0, chosen)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
 def describe() -> dict[str, Any]:

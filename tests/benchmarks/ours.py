@@ -4,10 +4,10 @@ python -m tests.benchmarks.ours NETWORK TARGET BITS FOLDER
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 import haqnas
 from haqnas.artifact import GOLDEN_INPUTS, GOLDEN_OUTPUTS, Check, check_binary, decode_arrays
 from tests.benchmarks.float_model import read_input, read_output, signal_to_noise_db
+from tests.benchmarks.machine import come_first
 from tests.benchmarks.networks import NETWORKS, calibration_inputs
 from tests.benchmarks.stamps import compiler_stamp
 
@@ -94,7 +95,7 @@ def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[i
         text=True,
         check=True,
         timeout=RUN_TIMEOUT_S,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        preexec_fn=partial(come_first, cores),
     )
     document: dict[str, Any] = json.loads(done.stdout)
     return document
@@ -102,7 +103,6 @@ def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[i
 
 def main(arguments: list[str]) -> None:
     network, target, bits, folder = arguments
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     compile_network(network, target, bits, Path(folder))
 
 

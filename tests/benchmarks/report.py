@@ -28,7 +28,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison_text(result: "Comparison") -> str:
-    rows = [("", "median us", "spread", "10 %", "90 %", "runs", "SNR dB", "/ ours")]
+    rows = [("", "median us", "spread", "10 %", "90 %", "runs", "preempted/s", "SNR dB", "/ ours")]
     ours = result.timings[OURS]
     for name, timing in sorted(result.timings.items(), key=lambda item: item[1].median_s):
         rows.append(
@@ -39,6 +39,7 @@ def comparison_text(result: "Comparison") -> str:
                 f"{timing.p10_s * 1e6:.1f}",
                 f"{timing.p90_s * 1e6:.1f}",
                 f"{timing.runs}",
+                f"{timing.preemptions_per_s:.0f}",
                 f"{result.snr_db[name]:.1f}",
                 f"{timing.median_s / ours.median_s:.2f}",
             )

@@ -11,7 +11,7 @@ from tests.benchmarks import report
 from tests.benchmarks.arm import RECORDED, Count
 from tests.benchmarks.bars import EIGHT, Results, bars
 from tests.benchmarks.compare import Comparison
-from tests.benchmarks.contenders import OURS
+from tests.benchmarks.contenders import OURS, Turn
 from tests.benchmarks.interleave import Schedule, Timing, best_peer, interleave, ratio
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
@@ -26,10 +26,10 @@ class Clockwork:
     turns: list[str]
     slow_turns: frozenset[int] = field(default_factory=frozenset)
 
-    def times_ns(self, runs: int) -> list[int]:
+    def turn(self, runs: int) -> Turn:
         factor = 2 if len(self.turns) in self.slow_turns else 1
         self.turns.append(self.name)
-        return [self.time_ns * factor] * runs
+        return Turn((self.time_ns * factor,) * runs, preemptions=0)
 
 
 SCHEDULE = Schedule(rounds=4, turn_s=1e-4)
@@ -47,7 +47,7 @@ def test_turns_alternate_and_a_slow_minute_does_not_change_the_ratio():
 
 
 def timing(median_s: float) -> Timing:
-    return Timing(median_s, (median_s,) * 3, median_s, median_s, 3)
+    return Timing(median_s, (median_s,) * 3, median_s, median_s, 3, 0.0)
 
 
 def comparison(network: str, peers_s: Mapping[str, float], ours_s: float) -> Comparison:

@@ -9,7 +9,7 @@
 import importlib
 import json
 import logging
-import os
+import resource
 import sys
 import time
 import warnings
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.benchmarks.float_model import read_output, signal_to_noise_db, write_float_model
+from tests.benchmarks.machine import come_first
 from tests.benchmarks.session import Peer, Session, UnsupportedError
 
 WARM_UP_NS = 30_000_000
@@ -52,7 +53,14 @@ def serve(peer: str, variant: str, folder: Path, cores: tuple[int, ...]) -> None
     say({"versions": dict(loaded.versions()), "snr_db": snr_db})
     for line in sys.stdin:
         warm_up(session)
-        say({"times_ns": [session.run_ns() for _ in range(int(line))]})
+        before = preemptions()
+        times_ns = [session.run_ns() for _ in range(int(line))]
+        say({"times_ns": times_ns, "preemptions": preemptions() - before})
+
+
+def preemptions() -> int:
+    """How often the scheduler took the CPU away from this process: others wanted it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def say(document: dict[str, Any]) -> None:
@@ -68,7 +76,7 @@ def main(arguments: list[str]) -> None:
             prepare(peer, network, Path(folder))
         case ["run", peer, variant, folder, cores]:
             chosen = tuple(int(core) for core in cores.split(","))
-            os.sched_setaffinity(0, chosen)  # before the libraries count cores and start threads
+            come_first(chosen)  # before the libraries count cores and start threads
             serve(peer, variant, Path(folder), chosen)
         case _:
             raise SystemExit(__doc__)
