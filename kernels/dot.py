@@ -21,9 +21,10 @@ from enum import IntEnum
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels import x86_finish
-from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Pixels
+from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Images, Pixels
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, prim_func, store
+from haqnas.kernels.x86_finish import AVX2 as AVX2_MACHINE
+from haqnas.kernels.x86_finish import AVX512, Machine, Narrowing, PackedEpilogue
 
 
 class Parameter(IntEnum):
@@ -54,12 +55,15 @@ class Instructions:
     multiply_add: Callable[[Expr, Expr, Expr], Expr]
     order: tuple[int, ...]  # axes of (channel, element halves, element) in the order of memory
     splits: tuple[int, int]  # group = splits[0] * splits[1]
-    machine: x86_finish.Machine | None = None
+    machine: Machine | None = None
 
-    def epilogue(self, finish: Finish, vectors: int, parameters: Buffer) -> x86_finish.Ending:
-        if self.machine is None:
+    def epilogue(
+        self, finish: Finish, narrowing: Narrowing | None, vectors: int, parameters: Buffer
+    ) -> Epilogue | PackedEpilogue:
+        """How tiles of so many vectors end."""
+        if self.machine is None or narrowing is None:
             return Epilogue.begin(finish, self.lanes, vectors, parameters)
-        return x86_finish.epilogue(self.machine, finish, vectors, parameters)
+        return PackedEpilogue.begin(self.machine, finish, narrowing, vectors, parameters)
 
 
 def _portable_act(a: Buffer, index: Expr) -> Expr:
@@ -97,7 +101,7 @@ AVX512_VNNI = Instructions(
     _vnni,
     (0, 1, 2),
     (1, 4),
-    x86_finish.AVX512,
+    AVX512,
 )
 
 
@@ -123,7 +127,7 @@ AVX2 = Instructions(
     _avx2,
     (0, 1, 2),
     (1, 2),
-    x86_finish.AVX2,
+    AVX2_MACHINE,
 )
 
 
@@ -136,6 +140,7 @@ class Tile:
 
 
 def block_channels(instructions: Instructions, tile: Tile) -> int:
+    """Output channels of a block."""
     return instructions.lanes * tile.vectors
 
 
@@ -156,12 +161,15 @@ def pack(weight: np.ndarray, instructions: Instructions, tile: Tile) -> np.ndarr
     return np.ascontiguousarray(split.transpose(0, 3, 4, 1, *inner)).reshape(-1)
 
 
-def symbol(instructions: Instructions, tile: Tile, finish: Finish) -> str:
-    isa = instructions.isa.replace("-", "_")
-    return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{finish}"
+def symbol(instructions: Instructions, tile: Tile, finish: Finish, narrowing: Narrowing | None = None) -> str:
+    """The C name of the kernel."""
+    isa, suffix = instructions.isa.replace("-", "_"), narrowing.suffix if narrowing else ""
+    return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{finish}{suffix}"
 
 
-def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
+def kernel(
+    instructions: Instructions, tile: Tile, finish: Finish, narrowing: Narrowing | None = None
+) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
     lanes, group = instructions.lanes, instructions.group
     block = block_channels(instructions, tile)
@@ -169,7 +177,7 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
-        epilogue = instructions.epilogue(finish, tile.vectors, p)
+        epilogue = instructions.epilogue(finish, narrowing, tile.vectors, p)
         spill = local("int32", tile.pixels * block)
 
         def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
@@ -205,7 +213,7 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
                 lambda m: row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN],
                 lambda m: row * p[RESIDUAL_ROW] + (column + m) * p[RESIDUAL_COLUMN],
             )
-            epilogue.write(finished, scale, y, residual, n)
+            epilogue.write(finished, Images(scale, y, residual), n)
 
         many = local("int32", tile.pixels * block)
         one = local("int32", block)
@@ -230,4 +238,4 @@ def kernel(instructions: Instructions, tile: Tile, finish: Finish) -> PrimFunc:
         **finish.pointers,
         "parameters": "int32",
     }
-    return prim_func(symbol(instructions, tile, finish), pointers, body)
+    return prim_func(symbol(instructions, tile, finish, narrowing), pointers, body)

@@ -51,6 +51,15 @@ OWN = 14  # the kernel's own parameters start here
 
 
 @dataclass(frozen=True, slots=True)
+class Images:
+    """Where the scales of a layer are, its output, and the image that is added to it."""
+
+    scale: Buffer
+    y: Buffer
+    residual: Buffer | None
+
+
+@dataclass(frozen=True, slots=True)
 class Epilogue:
     """Code that ends one pixel of a block of output channels. Create it once, at the start of the kernel."""
 
@@ -81,8 +90,9 @@ class Epilogue:
         requant = requantized(total, factor, self.clamp, self.lanes)
         return requant if residual is None else added(requant, residual, self.add, self.lanes)
 
-    def write(self, pixels: "Pixels", scale: Buffer, y: Buffer, residual: Buffer | None, n: Expr) -> None:
+    def write(self, pixels: "Pixels", images: Images, n: Expr) -> None:
         """End all `pixels` of block `n` of output channels."""
+        scale, y, residual = images.scale, images.y, images.residual
         block = self.lanes * self.vectors
 
         def finished(m: Expr, v: int, extra: Expr | None) -> Expr:

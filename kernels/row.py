@@ -31,6 +31,7 @@ class Geometry:
     weight_bits: int
     act_bits: int
     residual: "Residual | None" = None
+    is_bounded: bool = False  # no accumulator * scale leaves the range of int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ class Kernel:
     function: Callable[[Geometry, Finish], PrimFunc]  # equal symbols, equal functions
     symbol: Callable[[Geometry, Finish], str]
     extras: Callable[[Geometry], tuple[Extra, ...]]
-    cost: Callable[[Geometry], float] | None = None  # of rows with one instruction set; None: channels with padding
+    cost: Callable[[Geometry], float] | None = (
+        None  # of rows with one instruction set; None: channels with padding
+    )
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks
     )

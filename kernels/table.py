@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from haqnas.kernels import depthwise, dot, neon_rows, x86_rows
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
-from haqnas.kernels.x86_finish import Machine
+from haqnas.kernels.x86_finish import Machine, Narrowing
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
 
 def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
     block = dot.block_channels(instructions, tile)
+
+    def narrowing(g: Geometry) -> Narrowing | None:
+        return x86_rows.narrowing(g) if instructions.machine else None
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p = dot.Parameter
@@ -44,8 +47,8 @@ def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
         accepts=lambda g: g.weight_bits > 1 or g.length % instructions.group == 0,
         pack=lambda _, weight: dot.pack(weight, instructions, tile),
         finishes=tuple(Finish),
-        function=lambda _, finish: dot.kernel(instructions, tile, finish),
-        symbol=lambda _, finish: dot.symbol(instructions, tile, finish),
+        function=lambda g, finish: dot.kernel(instructions, tile, finish, narrowing(g)),
+        symbol=lambda g, finish: dot.symbol(instructions, tile, finish, narrowing(g)),
         extras=extras,
     )
 

@@ -6,7 +6,7 @@ interleaving bytes bring the rows of a channel side by side, and one instruction
 
 Interleaving permutes the channels inside a block, and packing the bytes of the result permutes them back: weights,
 biases and scales are stored in the order between. The last block of channels overlaps the one before where the
-channels are no multiple of a block. Few channels, neighbouring pixels: `repeats` pixels are read as one of more channels.
+channels are no multiple of a block. Where channels are few, neighbouring pixels are read as one of more channels.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from haqnas.kernels.tir import (
     splat,
     store,
 )
-from haqnas.kernels.x86_finish import PACKED, Clamp, Machine, requantized, unpacked
+from haqnas.kernels.x86_finish import PACKED, Clamp, Machine, Narrowing, requantized, unpacked
 
 
 class Parameter(IntEnum):
@@ -162,11 +162,12 @@ def _store_floats(shape: Filter, totals: list[Expr], factors: list[Expr], y: Buf
             store(y, four, out + 16 * part + 4 * k, 4)
 
 
-def symbol(shape: Filter, finish: Finish) -> str:
-    return f"{shape.symbol}_{finish}"
+def symbol(shape: Filter, finish: Finish, narrowing: Narrowing) -> str:
+    """The C name of the kernel."""
+    return f"{shape.symbol}_{finish}{narrowing.suffix}"
 
 
-def kernel(shape: Filter, finish: Finish) -> PrimFunc:
+def kernel(shape: Filter, finish: Finish, narrowing: Narrowing) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, parameters)`."""
     machine, block = shape.machine, shape.block
     lanes = machine.lanes
@@ -203,7 +204,7 @@ def kernel(shape: Filter, finish: Finish) -> PrimFunc:
                 store(y, requantized(machine, totals, factors, clamp), out, block)
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
-        clamp = Clamp.read(p, ZERO_POINT)
+        clamp = Clamp.read(narrowing, p, ZERO_POINT)
         acc = local("int32", shape.pixels * PACKED * lanes)
         with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.TILES]) as i:
             column = T.min(i * p[Parameter.ADVANCE], p[Parameter.LAST])
@@ -230,4 +231,4 @@ def kernel(shape: Filter, finish: Finish) -> PrimFunc:
         "y": finish.dtype,
         "parameters": "int32",
     }
-    return prim_func(symbol(shape, finish), pointers, body)
+    return prim_func(symbol(shape, finish, narrowing), pointers, body)

@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.finish import ADD, CHANNELS, ZERO_POINT, Epilogue, Finish, Pixels
+from haqnas.kernels.finish import ADD, CHANNELS, ZERO_POINT, Finish, Images, Pixels
 from haqnas.kernels.tir import AddScalars, Buffer, Expr, convert, lanes_of, load, local, splat, store
 
 PACKED = 4  # vectors of int32 that become one of bytes
@@ -58,18 +58,19 @@ class Machine:
             return self._intrinsic("int32", "avx512.mask.cvtps2dq.512", value, none, T.int16(-1), T.int32(4))
         return self._intrinsic("int32", "avx.cvt.ps2dq.256" if self.lanes == 8 else "sse2.cvtps2dq", value)
 
-    def narrowed(self, vectors: Sequence[Expr], add: Expr) -> Expr:
-        """Four vectors of int32 -> their sum with `add` (a scalar int16) clamped to 0..255, in transposed order."""
-        pairs = [
-            T.call_llvm_pure_intrin(
-                lanes_of("int16", 2 * self.lanes),
-                "llvm.sadd.sat",
-                self._intrinsic("int16", _PACK_WORDS[self.lanes], vectors[i], vectors[i + 1]),
-                splat(add, 2 * self.lanes),
-            )
-            for i in (0, 2)
-        ]
+    def narrowed(self, vectors: Sequence[Expr], add: Expr | None = None, *, saturates: bool = False) -> Expr:
+        """Four vectors of int32 -> their sum with `add` (a scalar int16) clamped to 0..255, in transposed order.
+
+        The sum is formed in 16 bits; it may only leave them where it `saturates`, which costs more.
+        """
+        pairs = [self._intrinsic("int16", _PACK_WORDS[self.lanes], *vectors[i : i + 2]) for i in (0, 2)]
+        if add is not None:
+            words = splat(add, 2 * self.lanes)
+            pairs = [self._saturated_sum(pair, words) if saturates else pair + words for pair in pairs]
         return self._intrinsic("uint8", _PACK_BYTES[self.lanes], *pairs)
+
+    def _saturated_sum(self, a: Expr, b: Expr) -> Expr:
+        return T.call_llvm_pure_intrin(lanes_of("int16", 2 * self.lanes), "llvm.sadd.sat", a, b)
 
     def ordered(self, value: Expr) -> Expr:
         """Undo the transposition: byte vectors of four pixels (or parts of pixels), one after the other."""
@@ -102,41 +103,86 @@ class Machine:
                 )
                 total = splat(start, self.lanes) + self.product_sum(pairs, factors)
                 totals.append(T.shift_right(total, splat(s.shift, self.lanes)))
-        bytes_ = self.narrowed(totals, T.cast(s.zero_point, "int16"))
+        # Sums stay below 2**24 >> shift, which is below 2**15.
+        bytes_ = self.narrowed(totals, T.cast(s.zero_point, "int16"), saturates=True)
         low, high = (splat(T.cast(bound, "uint8"), self.size) for bound in (s.low, s.high))
         return T.min(T.max(bytes_, low), high)
 
 
 AVX512 = Machine(16, True)
+AVX512_HALF = Machine(8, True)  # beside AMX: while tiles are multiplied, whole vectors run at half their rate
 AVX2 = Machine(8, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Which parts of a requantization a kernel has code for."""
+
+    moves: bool  # the zero point is not 0
+    raises: bool  # the least output is not 0
+    caps: bool  # the greatest output is not 255
+    may_overflow: bool  # accumulator * scale may leave the range of int32
+
+    @classmethod
+    def of(cls, zero_point: int, low: int, high: int, is_bounded: bool) -> Self:
+        """The parts that a layer needs."""
+        return cls(zero_point != 0, low != 0, high != 255, not is_bounded)
+
+    @property
+    def suffix(self) -> str:
+        """For names of functions."""
+        parts = {"z": self.moves, "l": self.raises, "h": self.caps, "w": self.may_overflow}
+        return (
+            "_" + "".join(letter for letter, is_used in parts.items() if is_used)
+            if any(parts.values())
+            else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Clamp:
     """The scalars of `haqnas.graph.ops.requantize`."""
 
-    high: Expr  # float32: greatest value before the zero point is added
-    zero_point: Expr  # int16
-    low: Expr  # uint8
+    narrowing: Narrowing
+    zero_point: Expr
+    low: Expr
+    high: Expr
 
     @classmethod
-    def read(cls, parameters: Buffer, first: int) -> Self:
-        zero_point, low, high = (parameters[first + k] for k in range(3))
-        return cls(T.cast(high - zero_point, "float32"), T.cast(zero_point, "int16"), T.cast(low, "uint8"))
+    def read(cls, narrowing: Narrowing, parameters: Buffer, first: int) -> Self:
+        """Read zero point, low and high."""
+        return cls(narrowing, *(parameters[first + k] for k in range(3)))
 
 
 def requantized(machine: Machine, totals: Sequence[Expr], factors: Sequence[Expr], clamp: Clamp) -> Expr:
     """Four vectors of accumulators -> bytes in transposed order, by the rule of `haqnas.graph.ops.requantize`."""
-    scaled = []
-    for total, factor in zip(totals, factors, strict=True):
-        product = convert(total, "float32", machine.lanes) * factor
-        scaled.append(machine.rounded(T.min(product, splat(clamp.high, machine.lanes))))
-    return T.max(machine.narrowed(scaled, clamp.zero_point), splat(clamp.low, machine.size))
+    parts = clamp.narrowing
+    scaled = [convert(t, "float32", machine.lanes) * f for t, f in zip(totals, factors, strict=True)]
+    if parts.may_overflow:  # too small becomes the least int32, which is right; too large would, too
+        greatest = splat(T.cast(clamp.high - clamp.zero_point, "float32"), machine.lanes)
+        scaled = [T.min(value, greatest) for value in scaled]
+    rounded = [machine.rounded(value) for value in scaled]
+    add = T.cast(clamp.zero_point, "int16") if parts.moves else None
+    result = machine.narrowed(rounded, add, saturates=not parts.may_overflow)
+    if parts.raises:
+        result = T.max(result, splat(T.cast(clamp.low, "uint8"), machine.size))
+    if parts.caps and not parts.may_overflow:
+        result = T.min(result, splat(T.cast(clamp.high, "uint8"), machine.size))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of output channels, which may be cut off by the end of the channels."""
+
+    first: Expr  # channel
+    rest: Expr  # channels that are left, of this block and those after it
+    masks: tuple[Expr, ...]  # channels to store: of the block (bytes), or of each vector (float32)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedEpilogue:
-    """`finish.Epilogue` for uint8 outputs on x86. Create it once, at the start of the kernel."""
+    """What `finish.Epilogue` is elsewhere: ends pixels in groups of four vectors. Create it at the kernel's start."""
 
     machine: Machine
     finish: Finish
@@ -144,77 +190,93 @@ class PackedEpilogue:
     clamp: Clamp
     add: AddScalars
     channels: Expr
-    tail: Buffer  # bytes of four vectors, where the machine has no masked stores
+    tail: Buffer  # one group, where the machine has no masked stores
 
     @classmethod
-    def begin(cls, machine: Machine, finish: Finish, vectors: int, parameters: Buffer) -> Self:
+    def begin(
+        cls, machine: Machine, finish: Finish, narrowing: Narrowing, vectors: int, parameters: Buffer
+    ) -> Self:
+        """Read the scalars."""
         return cls(
             machine,
             finish,
             vectors,
-            Clamp.read(parameters, ZERO_POINT),
+            Clamp.read(narrowing, parameters, ZERO_POINT),
             AddScalars.read(parameters, ADD),
             parameters[CHANNELS],
-            local("uint8", machine.size),
+            local(finish.dtype, machine.size),
         )
 
-    def write(self, pixels: Pixels, scale: Buffer, y: Buffer, residual: Buffer | None, n: Expr) -> None:
-        """End all `pixels` of block `n` of output channels.
+    @property
+    def together(self) -> int:
+        """Pixels of a group."""
+        return PACKED // self.vectors
 
-        Reads of `residual` may pass the end of a pixel by less than one vector of bytes.
-        """
-        lanes, together = self.machine.lanes, PACKED // self.vectors
-        block = lanes * self.vectors
-        rest = self.channels - n * block
-        mask = T.ramp(T.int8(0), T.int8(1), block) < splat(T.cast(T.min(rest, block), "int8"), block)
-        with T.serial(0, T.floordiv(pixels.count + together - 1, together)) as group:
-            # A group that is not whole ends its last pixel more than once.
-            members = [group * together]
-            members += [T.min(group * together + k, pixels.count - 1) for k in range(1, together)]
-            each = [(m, v) for m in members for v in range(self.vectors)]
-            result = self.machine.ordered(
-                requantized(
-                    self.machine,
-                    [load(pixels.totals, pixels.start(m) + v * lanes, lanes) for m, v in each],
-                    [load(scale, n * block + v * lanes, lanes) for _, v in each],
-                    self.clamp,
-                )
-            )
-            if residual is not None:
-                extra = [load(residual, pixels.residual(m) + n * block, block) for m in members]
-                joined = extra[0] if together == 1 else T.Shuffle(extra, list(range(self.machine.size)))
-                result = self.machine.added(result, joined, self.add)
-            parts = [
-                result if together == 1 else T.Shuffle([result], list(range(k * block, (k + 1) * block)))
-                for k in range(together)
-            ]
-            targets = [pixels.out(m) + n * block for m in members]
-            if self.machine.has_avx512:
-                for part, target in zip(parts, targets, strict=True):
-                    T.evaluate(tirx.op.masked_store(y, part, T.ramp(target, 1, block), mask))
-            else:
-                self._store_partly(result, parts, targets, y, rest)
+    @property
+    def width(self) -> int:
+        """Channels of a block."""
+        return self.machine.lanes * self.vectors
 
-    def _store_partly(
-        self, result: Expr, parts: list[Expr], targets: list[Expr], y: Buffer, rest: Expr
-    ) -> None:
-        block = self.machine.lanes * self.vectors
-        with T.If(rest >= block):
+    def groups(self, pixels: Expr) -> Expr:
+        """Groups that so many pixels make."""
+        return T.truncdiv(pixels + self.together - 1, self.together)
+
+    def block(self, n: Expr) -> Block:
+        """Block number `n`."""
+        first = n * self.width
+        rest = self.channels - first
+        lanes = self.machine.lanes if self.finish is Finish.FLOAT32 else self.width
+        left = splat(T.cast(T.min(rest, self.width), "int8"), lanes)
+        starts = range(0, self.width, lanes)
+        masks = [T.ramp(T.int8(start), T.int8(1), lanes) < left for start in starts]
+        return Block(first, rest, tuple(masks))
+
+    def write(self, pixels: Pixels, images: Images, n: Expr) -> None:
+        """End all `pixels` of block `n`. Of the residual up to a vector of bytes past a pixel's end is read."""
+        block = self.block(n)
+        with T.serial(0, self.groups(pixels.count)) as index:
+            self.write_group(pixels, index, images, block)
+
+    def write_group(self, pixels: Pixels, index: Expr, images: Images, block: Block) -> None:
+        """End group `index`; one that is not whole ends its last pixel more than once."""
+        lanes = self.machine.lanes
+        members = [index * self.together]
+        members += [T.min(index * self.together + k, pixels.count - 1) for k in range(1, self.together)]
+        each = [(m, v) for m in members for v in range(self.vectors)]
+        totals = [load(pixels.totals, pixels.start(m) + v * lanes, lanes) for m, v in each]
+        factors = [load(images.scale, block.first + v * lanes, lanes) for _, v in each]
+        targets = [pixels.out(m) + block.first for m in members]
+        if self.finish is Finish.FLOAT32:
+            values = [convert(t, "float32", lanes) * f for t, f in zip(totals, factors, strict=True)]
+            places = [target + v * lanes for target in targets for v in range(self.vectors)]
+            self._store(values, places, images.y, block)
+            return
+        result = self.machine.ordered(requantized(self.machine, totals, factors, self.clamp))
+        if images.residual is not None:
+            extra = [load(images.residual, pixels.residual(m) + block.first, self.width) for m in members]
+            joined = extra[0] if self.together == 1 else T.Shuffle(extra, list(range(self.machine.size)))
+            result = self.machine.added(result, joined, self.add)
+        parts = [
+            T.Shuffle([result], list(range(k * self.width, (k + 1) * self.width)))
+            for k in range(self.together)
+        ]
+        self._store([result] if self.together == 1 else parts, targets, images.y, block)
+
+    def _store(self, values: list[Expr], places: list[Expr], y: Buffer, block: Block) -> None:
+        """Store equal parts of a group: its pixels, or its vectors."""
+        size = self.machine.size // len(values) if self.finish is not Finish.FLOAT32 else self.machine.lanes
+        if self.machine.has_avx512:
+            for k, (value, place) in enumerate(zip(values, places, strict=True)):
+                mask = block.masks[k % len(block.masks)]
+                T.evaluate(tirx.op.masked_store(y, value, T.ramp(place, 1, size), mask))
+            return
+        with T.If(block.rest >= self.width):
             with T.Then():
-                for part, target in zip(parts, targets, strict=True):
-                    store(y, part, target, block)
+                for value, place in zip(values, places, strict=True):
+                    store(y, value, place, size)
             with T.Else():
-                store(self.tail, result, 0, self.machine.size)
-                for k, target in enumerate(targets):
-                    with T.serial(0, rest) as j:
-                        store(y, self.tail[k * block + j], target + j)
-
-
-Ending = Epilogue | PackedEpilogue
-
-
-def epilogue(machine: Machine, finish: Finish, vectors: int, parameters: Buffer) -> Ending:
-    """The ending of a kernel on x86: packed where the output is bytes."""
-    if finish is Finish.FLOAT32:
-        return Epilogue.begin(finish, machine.lanes, vectors, parameters)
-    return PackedEpilogue.begin(machine, finish, vectors, parameters)
+                for k, value in enumerate(values):
+                    store(self.tail, value, k * size, size)
+                for k in range(self.together):
+                    with T.serial(0, block.rest) as j:
+                        store(y, self.tail[k * self.width + j], places[k * len(places) // self.together] + j)

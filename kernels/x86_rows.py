@@ -4,11 +4,18 @@ from math import gcd
 
 import numpy as np
 
-from haqnas.kernels import amx, finish, x86_depthwise
+from haqnas.kernels import amx, finish, x86_depthwise, x86_finish
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, grid, parameters
-from haqnas.kernels.x86_finish import Machine
+from haqnas.kernels.x86_finish import Machine, Narrowing
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
+
+RESIDENT_WEIGHT_BYTES = 64 << 10
+
+
+def narrowing(g: Geometry) -> Narrowing:
+    """How a layer's accumulators become bytes."""
+    return Narrowing.of(g.zero_point, g.low, g.high, g.is_bounded)
 
 
 def amx_row(vectors: int) -> Kernel:
@@ -19,14 +26,29 @@ def amx_row(vectors: int) -> Kernel:
         p = amx.Parameter
         height = amx.tile_height(g.columns)
         row_tiles = -(-g.columns // height)
+        pairs, blocks = -(-row_tiles * g.rows // amx.PIXEL_TILES), -(-g.channels // block)
+        chunks = -(-g.length // amx.CHUNK)
+        sums = len(g.offsets) * chunks
+        # Few weights stay in the first-level cache: then each pixel is read and written once, whole.
+        block_bytes = sums * vectors * amx.TILE_BYTES
+        pairs_inside = blocks * block_bytes > RESIDENT_WEIGHT_BYTES
+        groups = -(-height // (x86_finish.PACKED // (2 * vectors)))
+        skip = 1 if sums > 1 else 0
         values = finish_values(g) | {
+            p.STEPS: pairs * blocks,
+            p.INNER: pairs if pairs_inside else blocks,
+            p.PAIRS_INSIDE: pairs_inside,
             p.TILES: row_tiles * g.rows,
             p.ROW_TILES: row_tiles,
             p.HEIGHT: height,
             p.COLUMNS: g.columns,
-            p.BLOCKS: -(-g.channels // block),
             p.TAPS: len(g.offsets),
-            p.CHUNKS: -(-g.length // amx.CHUNK),
+            p.CHUNKS: chunks,
+            p.GROUPS: -(-groups // (sums - skip)),
+            p.SKIP: skip,
+            # The next block while this one is multiplied; past the last block lie the next layer's weights.
+            p.AHEAD: block_bytes if pairs_inside else blocks * block_bytes,
+            p.LINES: -(-vectors * amx.TILE_BYTES // (amx.LINE_BYTES * pairs)) if pairs_inside else 1,
             p.IN_ROW: g.in_row,
             p.IN_COLUMN: g.in_column,
             p.OUT_ROW: g.out_row,
@@ -46,13 +68,15 @@ def amx_row(vectors: int) -> Kernel:
         act_offset=0,
         # Short rows leave tiles empty, short taps leave chunks empty: VNNI wastes less there.
         accepts=lambda g: (
-            g.columns >= 5 and g.length >= 32 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
+            g.columns >= 5 and g.length >= 12 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
         ),
         pack=lambda _, weight: amx.pack(weight, vectors),
         finishes=tuple(Finish),
-        function=lambda _, finish: amx.kernel(vectors, finish),
-        symbol=lambda _, finish: amx.symbol(vectors, finish),
+        function=lambda g, finish: amx.kernel(vectors, finish, narrowing(g)),
+        symbol=lambda g, finish: amx.symbol(vectors, finish, narrowing(g)),
         extras=extras,
+        # A step of one tile of channels takes two thirds of the time of two: pixels are loaded all the same.
+        cost=lambda g: -(-g.channels // block) * (3 if vectors == 2 else 2),
     )
 
 
@@ -130,8 +154,8 @@ def depthwise_row(machine: Machine) -> Kernel:
         accepts=accepts,
         pack=pack,
         finishes=(Finish.UINT8, Finish.FLOAT32),
-        function=lambda g, finish: x86_depthwise.kernel(shape(g), finish),
-        symbol=lambda g, finish: x86_depthwise.symbol(shape(g), finish),
+        function=lambda g, finish: x86_depthwise.kernel(shape(g), finish, narrowing(g)),
+        symbol=lambda g, finish: x86_depthwise.symbol(shape(g), finish, narrowing(g)),
         extras=extras,
         cost=lambda g: shape(g).cost * -(-g.channels * repeats(g) // block) / repeats(g),
         arrange=arrange,

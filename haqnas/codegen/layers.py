@@ -254,7 +254,20 @@ def _geometry(
         weight_bits=w.weight_bits,
         act_bits=w.act_bits,
         residual=residual,
+        is_bounded=_is_bounded(w),
     )
+
+
+def _is_bounded(w: Weights) -> bool:
+    """Whether every accumulator * scale fits int32, with room for float32 to round up.
+
+    Only a layer with weights far out of proportion to its outputs (a dead one, say) fails this.
+    """
+    channels = w.weight.reshape(len(w.bias), -1).astype(np.int64) if len(w.weight) == len(w.bias) else None
+    if channels is None:
+        return False
+    greatest = 255 * np.abs(channels).sum(axis=1) + np.abs(w.bias.astype(np.int64))
+    return bool((greatest * w.scale.astype(np.float64)).max(initial=0) < 2**30)
 
 
 def _emit(

@@ -143,11 +143,12 @@ def make_case(
         x = np.full_like(x, act_max)
         x[..., ::2] = rng.choice([0, act_max])
     spread = act_max * high * np.sqrt(inputs / groups * kh * kw)
+    stretch = 1e9 if kind == "beyond int32" else 1  # of accumulator * scale
     case = {
         "x": x.astype(np.uint8),
         "weight": torch.from_numpy(weight.astype(np.int8)),
         "bias": torch.from_numpy(rng.integers(-spread, spread + 1, outputs).astype(np.int32)),
-        "scale": torch.from_numpy((rng.uniform(10, 200, outputs) / spread).astype(np.float32)),
+        "scale": torch.from_numpy((rng.uniform(10, 200, outputs) / spread * stretch).astype(np.float32)),
         "window": ([stride, stride], [padding, padding], [dilation, dilation], groups),
         "weight_bits": weight_bits,
         "act_bits": act_bits,
@@ -206,6 +207,7 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
         for kind, shape in itertools.product(("random", "extreme", "random"), SHAPES[row.kind])
     ]
     cases += [make_case(shape, 8, 8, "extreme", rng) for shape in SHAPES[row.kind]]
+    cases += [make_case(shape, 8, 8, "beyond int32", rng) for shape in SHAPES[row.kind][:3]]
     graph, raw = side_by_side(cases)
     expected = graph(*(torch.from_numpy(x.astype(np.float32)) for x in raw))
     program, outputs = run(graph, raw, profile, tmp_path, forced(row))
