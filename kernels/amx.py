@@ -127,16 +127,19 @@ def kernel(vectors: int, finish: Finish) -> PrimFunc:
 
         def finish_pair(n: Expr, places: list[tuple[Expr, Expr]], half: Expr) -> None:
             for m, (row, column) in enumerate(places):
-                out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
-                extra = row * p[RESIDUAL_ROW] + column * p[RESIDUAL_COLUMN]
-                finished = Pixels(
-                    p[Parameter.HEIGHT],
-                    acc,
-                    lambda i, m=m: half + (m * 16 + i) * block,
-                    lambda i, out=out: out + i * p[Parameter.OUT_COLUMN],
-                    lambda i, extra=extra: extra + i * p[RESIDUAL_COLUMN],
-                )
-                epilogue.write(finished, scale, y, residual, n)
+                epilogue.write(pixels(half + m * 16 * block, row, column), scale, y, residual, n)
+
+        def pixels(start: Expr, row: Expr, column: Expr) -> Pixels:
+            """The pixels of a tile, whose accumulators begin at acc[start]."""
+            out = row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN]
+            extra = row * p[RESIDUAL_ROW] + column * p[RESIDUAL_COLUMN]
+            return Pixels(
+                p[Parameter.HEIGHT],
+                acc,
+                lambda i: start + i * block,
+                lambda i: out + i * p[Parameter.OUT_COLUMN],
+                lambda i: extra + i * p[RESIDUAL_COLUMN],
+            )
 
         def step(index: Expr) -> tuple[Expr, list[tuple[Expr, Expr]], Expr]:
             """Block of channels, tiles of pixels and half of the scratch of a step."""

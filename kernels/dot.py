@@ -136,6 +136,7 @@ class Tile:
 
 
 def block_channels(instructions: Instructions, tile: Tile) -> int:
+    """Output channels of a block."""
     return instructions.lanes * tile.vectors
 
 
@@ -157,6 +158,7 @@ def pack(weight: np.ndarray, instructions: Instructions, tile: Tile) -> np.ndarr
 
 
 def symbol(instructions: Instructions, tile: Tile, finish: Finish) -> str:
+    """The C name of the kernel."""
     isa = instructions.isa.replace("-", "_")
     return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{finish}"
 

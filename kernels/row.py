@@ -70,7 +70,9 @@ class Kernel:
     function: Callable[[Geometry, Finish], PrimFunc]  # equal symbols, equal functions
     symbol: Callable[[Geometry, Finish], str]
     extras: Callable[[Geometry], tuple[Extra, ...]]
-    cost: Callable[[Geometry], float] | None = None  # of rows with one instruction set; None: channels with padding
+    cost: Callable[[Geometry], float] | None = (
+        None  # of rows with one instruction set; None: channels with padding
+    )
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks
     )

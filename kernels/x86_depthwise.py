@@ -6,7 +6,8 @@ interleaving bytes bring the rows of a channel side by side, and one instruction
 
 Interleaving permutes the channels inside a block, and packing the bytes of the result permutes them back: weights,
 biases and scales are stored in the order between. The last block of channels overlaps the one before where the
-channels are no multiple of a block. Few channels, neighbouring pixels: `repeats` pixels are read as one of more channels.
+channels are no multiple of a block. Few channels, neighbouring pixels: `repeats` pixels are read as one of more
+channels.
 """
 
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ def _store_floats(shape: Filter, totals: list[Expr], factors: list[Expr], y: Buf
 
 
 def symbol(shape: Filter, finish: Finish) -> str:
+    """The C name of the kernel."""
     return f"{shape.symbol}_{finish}"
 
 
