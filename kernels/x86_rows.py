@@ -140,7 +140,9 @@ def depthwise_row(machine: Machine) -> Kernel:
         return x86_depthwise.pack(cube, block, form.group)
 
     def arrange(g: Geometry, values: np.ndarray) -> np.ndarray:
-        return repeated(g, values)[x86_depthwise.channel_order(g.channels * repeats(g), block)].reshape(-1)
+        order = x86_depthwise.channel_order(g.channels * repeats(g), block)
+        arranged: np.ndarray = repeated(g, values)[order].reshape(-1)
+        return arranged
 
     return Kernel(
         name=f"depthwise/{isa}/{block}",
