@@ -168,14 +168,17 @@ def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
             count = T.min(p[Parameter.GROUPS], work[Work.PENDING] - before)
             with T.serial(0, T.if_then_else(chunk < p[Parameter.SKIP], 0, count)) as group:
                 for m in range(PIXEL_TILES):
-                    finished = Pixels(
-                        p[Parameter.HEIGHT],
-                        acc,
-                        lambda i, m=m: (m * 16 + i) * block,
-                        lambda i, m=m: work[Work.OUT + m] + i * p[Parameter.OUT_COLUMN],
-                        lambda i, m=m: work[Work.EXTRA + m] + i * p[RESIDUAL_COLUMN],
-                    )
-                    epilogue.write_group(finished, before + group, images, ending)
+                    epilogue.write_group(pixels(m), before + group, images, ending)
+
+        def pixels(m: int) -> Pixels:
+            """The pixels of tile m of the step before."""
+            return Pixels(
+                p[Parameter.HEIGHT],
+                acc,
+                lambda i: (m * 16 + i) * block,
+                lambda i: work[Work.OUT + m] + i * p[Parameter.OUT_COLUMN],
+                lambda i: work[Work.EXTRA + m] + i * p[RESIDUAL_COLUMN],
+            )
 
         def advance(n: Expr, places: list[tuple[Expr, Expr]]) -> None:
             """The step just computed becomes the one to finish."""
