@@ -153,7 +153,12 @@ int {name}_run_marked(PARAMETERS) {{
 #else
 #define MARK(call)
 /* One line a call and no loops in it: nothing to gain from code that is large. */
-__attribute__((minsize)) PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
+#ifdef __clang__
+#define SMALL __attribute__((minsize))
+#else
+#define SMALL
+#endif
+SMALL PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
 #endif
 {_checks(program)}
   if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;

@@ -21,7 +21,12 @@ int tiny_run_marked(PARAMETERS) {
 #else
 #define MARK(call)
 /* One line a call and no loops in it: nothing to gain from code that is large. */
-__attribute__((minsize)) PUBLIC int tiny_run(const void *const *inputs, void *const *outputs, void *workspace) {
+#ifdef __clang__
+#define SMALL __attribute__((minsize))
+#else
+#define SMALL
+#endif
+SMALL PUBLIC int tiny_run(const void *const *inputs, void *const *outputs, void *workspace) {
 #endif
   if (!inputs || !outputs || !workspace) return HAQNAS_ERROR_NULL;
   const unsigned char *const in0 = inputs[0];
