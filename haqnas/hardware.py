@@ -24,6 +24,7 @@ SCHEMA = 1
 # "portable" is plain C-like code: every profile has it, so no file lists it.
 ISA_CPU_FEATURES: Mapping[str, tuple[str, ...]] = {
     "amx-int8": ("amx-tile", "amx-int8", "avx512f", "avx512bw", "avx512vl"),
+    "avx512-vbmi": ("avx512vbmi", "avx512f", "avx512bw", "avx512vl"),
     "avx512-vnni": ("avx512vnni", "avx512f", "avx512bw", "avx512vl"),
     "avx2": ("avx2",),
     "neon-dotprod": ("asimd", "dotprod"),
@@ -36,7 +37,7 @@ ARCH_CPU_FEATURES: Mapping[str, frozenset[str]] = {
     "x86_64": frozenset(
         (
             "sse4.2", "popcnt", "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "avx512f",
-            "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "amx-tile", "amx-int8",
+            "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi", "avx512vnni", "amx-tile", "amx-int8",
         )
     ),
     "aarch64": frozenset(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
+from haqnas.kernels.pieces import scalars_at
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, clamp_bounds, prim_func, requantized, store
 
 RANKS = (3, 6)
@@ -31,11 +32,6 @@ def _nest(p: Buffer, rank: int, tensors: int, inner: Callable[..., None]) -> Non
     loop(0, (T.int32(0),) * tensors)
 
 
-def scalars_at(rank: int, tensors: int) -> int:
-    """Position of the first scalar in the parameters of a kernel with so many tensors."""
-    return rank * (1 + tensors)
-
-
 def copy_kernel(dtype: str, rank: int) -> PrimFunc:
     """`void f(Y, A, parameters)`."""
 
@@ -49,9 +45,9 @@ def fill_kernel(rank: int) -> PrimFunc:
     """`void f(Y, parameters)`; scalar: the value."""
 
     def body(y: Buffer, p: Buffer) -> None:
-        _nest(p, rank, 1, lambda i: store(y, T.cast(p[scalars_at(rank, 1)], "uint8"), i))
+        _nest(p, rank, 1, lambda i: store(y, T.cast(p[scalars_at(1, rank)], "uint8"), i))
 
-    return prim_func(f"hq_fill_uint8_{rank}", {"y": "uint8", "parameters": "int32"}, body)
+    return prim_func(f"hq_fill_{rank}", {"y": "uint8", "parameters": "int32"}, body)
 
 
 def halo_kernel() -> PrimFunc:
@@ -81,14 +77,14 @@ def table_kernel(rank: int) -> PrimFunc:
         _nest(p, rank, 2, lambda i, j: store(y, table[T.cast(a[j], "int32")], i))
 
     pointers = {"y": "uint8", "a": "uint8", "table": "uint8", "parameters": "int32"}
-    return prim_func(f"hq_table_uint8_{rank}", pointers, body)
+    return prim_func(f"hq_table_{rank}", pointers, body)
 
 
 def add_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, B, parameters)`; scalars: za, ma, zb, mb, shift, zero point, low, high (see haqnas::qadd)."""
 
     def body(y: Buffer, a: Buffer, b: Buffer, p: Buffer) -> None:
-        za, ma, zb, mb, shift, zero_point, low, high = (p[scalars_at(rank, 3) + k] for k in range(8))
+        za, ma, zb, mb, shift, zero_point, low, high = (p[scalars_at(3, rank) + k] for k in range(8))
         half = T.shift_left(T.int32(1), shift - 1)
 
         def inner(i: Expr, j: Expr, k: Expr) -> None:
@@ -100,14 +96,14 @@ def add_kernel(rank: int) -> PrimFunc:
         _nest(p, rank, 3, inner)
 
     pointers = {"y": "uint8", "a": "uint8", "b": "uint8", "parameters": "int32"}
-    return prim_func(f"hq_add_uint8_{rank}", pointers, body)
+    return prim_func(f"hq_add_{rank}", pointers, body)
 
 
 def mul_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, B, scale, parameters)`; scalars: za, zb, zero point, low, high (see haqnas::qmul)."""
 
     def body(y: Buffer, a: Buffer, b: Buffer, scale: Buffer, p: Buffer) -> None:
-        first = scalars_at(rank, 3)
+        first = scalars_at(3, rank)
         za, zb = p[first], p[first + 1]
         bounds = clamp_bounds(p, first + 2)
 
@@ -118,14 +114,14 @@ def mul_kernel(rank: int) -> PrimFunc:
         _nest(p, rank, 3, inner)
 
     pointers = {"y": "uint8", "a": "uint8", "b": "uint8", "scale": "float32", "parameters": "int32"}
-    return prim_func(f"hq_mul_uint8_{rank}", pointers, body)
+    return prim_func(f"hq_mul_{rank}", pointers, body)
 
 
 def quantize_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, inverse scale, parameters)`; scalars: zero point, low, high (see haqnas::quantize)."""
 
     def body(y: Buffer, a: Buffer, scale: Buffer, p: Buffer) -> None:
-        low, high, zero_point = clamp_bounds(p, scalars_at(rank, 2))
+        low, high, zero_point = clamp_bounds(p, scalars_at(2, rank))
 
         def inner(i: Expr, j: Expr) -> None:
             clamped = T.min(T.max(T.nearbyint(a[j] * scale[0]), low), high)
@@ -141,7 +137,7 @@ def dequantize_kernel(rank: int) -> PrimFunc:
     """`void f(Y, A, scale, parameters)`; scalar: zero point (see haqnas::dequantize)."""
 
     def body(y: Buffer, a: Buffer, scale: Buffer, p: Buffer) -> None:
-        zero_point = p[scalars_at(rank, 2)]
+        zero_point = p[scalars_at(2, rank)]
 
         def inner(i: Expr, j: Expr) -> None:
             store(y, T.cast(T.cast(a[j], "int32") - zero_point, "float32") * scale[0], i)

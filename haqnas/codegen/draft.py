@@ -9,7 +9,8 @@ from haqnas.codegen.layout import NO_HALO, Halo, Layout, dense, extent, loop_nes
 from haqnas.codegen.plan import Lifetime, plan_memory
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
 from haqnas.hardware import HardwareProfile
-from haqnas.kernels import elementwise
+from haqnas.kernels import elementwise, elementwise_table
+from haqnas.kernels.pieces import Nest, Work
 from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.tir import PrimFunc
 
@@ -145,31 +146,28 @@ class Draft:
 
     def elementwise(
         self,
-        symbol: str,
-        function: Callable[[int], PrimFunc],
+        kind: str,
         values: Sequence[Value],
         layer: str,
         scalars: Sequence[int] = (),
         tables: Sequence[np.ndarray] = (),
     ) -> None:
-        """Call a kernel of `kernels/elementwise.py`; the first value is written; all have one shape."""
+        """Call the best kernel of `kernels/elementwise_table.py`; the first value is written; all have one shape."""
         extents, strides = loop_nest([v.layout for v in values], elementwise.RANKS)
-        rank = len(extents)
-        parameters = np.array([*extents, *(s for steps in strides for s in steps), *scalars], np.int32)
+        nest = Nest(tuple(extents), tuple(map(tuple, strides)))
+        work = Work(kind, nest, tuple(scalars), tuple(tables), values[0].dtype)
+        row = elementwise_table.select(work, self.profile.isas)
+        work = row.arrange(work)
+        steps = (step for tensor in work.nest.strides for step in tensor)
+        parameters = np.array([*work.nest.extents, *steps, *work.scalars], np.int32)
         pointers = [self.address(v) for v in values]
-        constants = [self.constant(table) for table in tables]
-        self.call(
-            f"{symbol}_{rank}",
-            lambda: function(rank),
-            (*pointers, *constants, self.constant(parameters)),
-            layer,
-        )
+        constants = [self.constant(table) for table in work.constants]
+        arguments: tuple[Argument, ...] = (*pointers, *constants, self.constant(parameters))
+        self.call(row.symbol(work), lambda: row.function(work), arguments, layer)
 
     def copy(self, source: Value, target: Value, layer: str) -> None:
-        dtype = source.dtype
-        self.elementwise(
-            f"hq_copy_{dtype}", lambda rank: elementwise.copy_kernel(dtype, rank), (target, source), layer
-        )
+        """Elements of `source` to their places in `target`."""
+        self.elementwise("copy", (target, source), layer)
 
     def dense_copy(self, value: Value, layer: str) -> Value:
         """The value itself where it is row-major from the start of its buffer, else a copy that is."""

@@ -9,7 +9,7 @@ import numpy as np
 from haqnas.codegen.draft import Argument, Draft, Reference, Value
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import LayerInfo, Region
-from haqnas.kernels import elementwise, subbyte
+from haqnas.kernels import subbyte
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel, Residual, Scratch
 
@@ -105,7 +105,7 @@ def as_planes(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) -
     plane = (halo.top + height + halo.bottom) * row
     whole = draft.new_dense((channels * plane,), "uint8")
     if halo != NO_HALO:
-        draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (whole,), layer, (zero_point,))
+        draft.elementwise("fill", (whole,), layer, (zero_point,))
     layout = Layout(x.layout.shape, (channels * plane, plane, row, 1), halo.top * row + halo.left, halo)
     planes = Value(whole.buffer, layout, "uint8")
     draft.copy(x, planes, layer)
@@ -206,7 +206,7 @@ def lower_conv_transpose2d(
     canvas_h = max(top + spread_h, skip_h + out_h + reach[0])
     canvas_w = max(left + spread_w, skip_w + out_w + reach[1])
     canvas = draft.new((1, channels, canvas_h, canvas_w), "uint8")
-    draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (canvas,), w.layer, (w.in_zero_point,))
+    draft.elementwise("fill", (canvas,), w.layer, (w.in_zero_point,))
     strides = canvas.layout.strides
     spread = Layout(
         x.layout.shape,

@@ -6,9 +6,12 @@ import numpy as np
 from torch import fx
 
 from haqnas.codegen.draft import Draft, Value
-from haqnas.codegen.layout import Layout, broadcast, permuted, reshaped, sliced
+from haqnas.codegen.layout import Layout, broadcast, loop_nest, permuted, reshaped, sliced
 from haqnas.codegen.nodes import arguments
-from haqnas.kernels import elementwise
+from haqnas.kernels.elementwise import RANKS
+
+WIDEST = 64  # bytes of the widest vector register
+LONGEST_PIECE = 2048  # bytes of a vector of channels after it was repeated
 
 
 class Walk(Protocol):
@@ -32,8 +35,7 @@ def quantize(walk: Walk, node: fx.Node) -> Value:
     x, inverse_scale, zero_point, low, high = arguments(node)
     out = walk.result(node, "uint8")
     walk.draft.elementwise(
-        "hq_quantize",
-        elementwise.quantize_kernel,
+        "quantize",
         (out, walk.value(x)),
         walk.layer(node),
         (zero_point, low, high),
@@ -48,8 +50,7 @@ def dequantize(walk: Walk, node: fx.Node) -> Value:
     out = walk.draft.new_dense(walk.shape(node), "float32")
     table = np.array([scale], np.float32)
     walk.draft.elementwise(
-        "hq_dequantize",
-        elementwise.dequantize_kernel,
+        "dequantize",
         (out, walk.value(x)),
         walk.layer(node),
         (zero_point,),
@@ -63,8 +64,7 @@ def table(walk: Walk, node: fx.Node) -> Value:
     out = walk.result(node, "uint8")
     values = (out, walk.value(arguments(node)[0]))
     walk.draft.elementwise(
-        "hq_table_uint8",
-        elementwise.table_kernel,
+        "table",
         values,
         walk.layer(node),
         (),
@@ -73,29 +73,66 @@ def table(walk: Walk, node: fx.Node) -> Value:
     return out
 
 
-def _operands(walk: Walk, node: fx.Node) -> tuple[Value, Value, Value]:
+def _operands(walk: Walk, node: fx.Node) -> tuple[Value, Value, Value, bool]:
+    """(result, first, second, are they swapped): what is broadcast comes second."""
     shape = walk.shape(node)
-    a, b = (walk.value(argument) for argument in arguments(node)[:2])
+    seen = [_seen(x, broadcast(x.layout, shape)) for x in map(walk.value, arguments(node)[:2])]
+    is_swapped = 0 in seen[0].layout.strides
+    first, second = reversed(seen) if is_swapped else seen
     out = walk.result(node, "uint8")
-    return out, _seen(a, broadcast(a.layout, shape)), _seen(b, broadcast(b.layout, shape))
+    return out, first, second, is_swapped
+
+
+def _long_pieces(draft: Draft, values: tuple[Value, Value, Value], layer: str) -> tuple[Value, Value, Value]:
+    """(result, image, vector of channels) as an image of fewer, longer pixels, where a vector's copies side by side
+    make pieces that fill registers better. Sixteen channels would fill a quarter of the widest.
+    """
+    vector = values[2]
+    extents, strides = loop_nest([value.layout for value in values], RANKS)
+    (rows, pixels, channels), steps = extents[-3:], [s[-3:] for s in strides]
+    times = repeats(pixels, channels)
+    is_dense = all(s[1:] == [channels, 1] for s in steps[:2]) and steps[2] == [0, 0, 1]
+    if not (len(extents) == 3 and is_dense and times > 1):
+        return values
+    copies = draft.new_dense((times, channels), vector.dtype)
+    draft.copy(_seen(vector, Layout((times, channels), (0, 1), vector.layout.offset)), copies, layer)
+    shape = (rows, pixels // times, times * channels)
+    first, second = (
+        _seen(value, Layout(shape, (s[0], times * channels, 1), value.layout.offset))
+        for value, s in zip(values[:2], steps[:2], strict=True)
+    )
+    return first, second, _seen(copies, Layout(shape, (0, 0, 1), copies.layout.offset))
+
+
+def repeats(pixels: int, channels: int) -> int:
+    """Neighbouring pixels to treat as one: the least divisor of `pixels` that fills registers best."""
+    fitting = [k for k in range(1, pixels + 1) if pixels % k == 0 and k * channels <= LONGEST_PIECE]
+
+    def waste(k: int) -> float:
+        return -(-k * channels // WIDEST) * WIDEST / (k * channels)
+
+    return min(fitting, key=waste, default=1)
 
 
 def add(walk: Walk, node: fx.Node) -> Value:
     """A sum of two images, broadcasting."""
-    values = _operands(walk, node)
-    scalars = arguments(node)[2:]
-    walk.draft.elementwise("hq_add_uint8", elementwise.add_kernel, values, walk.layer(node), scalars)
-    return values[0]
+    out, first, second, is_swapped = _operands(walk, node)
+    za, ma, zb, mb, *rest = arguments(node)[2:]
+    operands = (zb, mb, za, ma) if is_swapped else (za, ma, zb, mb)
+    values = _long_pieces(walk.draft, (out, first, second), walk.layer(node))
+    walk.draft.elementwise("add", values, walk.layer(node), (*operands, *rest))
+    return out
 
 
 def mul(walk: Walk, node: fx.Node) -> Value:
     """A product, broadcasting."""
-    values = _operands(walk, node)
-    a_zero, b_zero, scale, *clamp = arguments(node)[2:]
-    scalars: Any = (a_zero, b_zero, *clamp)
+    out, first, second, is_swapped = _operands(walk, node)
+    za, zb, scale, *clamp = arguments(node)[2:]
+    operands = (zb, za) if is_swapped else (za, zb)
     tables = (np.array([scale], np.float32),)
-    walk.draft.elementwise("hq_mul_uint8", elementwise.mul_kernel, values, walk.layer(node), scalars, tables)
-    return values[0]
+    values = _long_pieces(walk.draft, (out, first, second), walk.layer(node))
+    walk.draft.elementwise("mul", values, walk.layer(node), (*operands, *clamp), tables)
+    return out
 
 
 def reshape(walk: Walk, node: fx.Node) -> Value:
@@ -151,7 +188,7 @@ def pad(walk: Walk, node: fx.Node) -> Value:
     amounts = arguments(node)[1]
     fill = arguments(node)[2] if len(arguments(node)) > 2 else 0
     out = walk.result(node, "uint8")
-    walk.draft.elementwise("hq_fill_uint8", elementwise.fill_kernel, (out,), walk.layer(node), (int(fill),))
+    walk.draft.elementwise("fill", (out,), walk.layer(node), (int(fill),))
     source, target = value.layout, out.layout
     rank = len(source.shape)
     for k in range(len(amounts) // 2):

@@ -52,7 +52,8 @@ static uint64_t detect(void) {
   if ((saved & XCR0_AVX512) == XCR0_AVX512) {
     found |= if_bit(b7, 16, HAQNAS_CPU(AVX512F)) | if_bit(b7, 17, HAQNAS_CPU(AVX512DQ)) |
              if_bit(b7, 28, HAQNAS_CPU(AVX512CD)) | if_bit(b7, 30, HAQNAS_CPU(AVX512BW)) |
-             if_bit(b7, 31, HAQNAS_CPU(AVX512VL)) | if_bit(c7, 11, HAQNAS_CPU(AVX512VNNI));
+             if_bit(b7, 31, HAQNAS_CPU(AVX512VL)) | if_bit(c7, 1, HAQNAS_CPU(AVX512VBMI)) |
+             if_bit(c7, 11, HAQNAS_CPU(AVX512VNNI));
   }
   return found | ((saved & XCR0_AMX) == XCR0_AMX
                       ? if_bit(d7, 24, HAQNAS_CPU(AMX_TILE)) | if_bit(d7, 25, HAQNAS_CPU(AMX_INT8))

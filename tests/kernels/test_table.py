@@ -29,6 +29,7 @@ haqnas = torch.ops.haqnas
 # A profile that executes each instruction set; "portable" also runs on RISC-V, which has nothing else.
 PROFILES = {
     "amx-int8": ("x86-amx",),
+    "avx512-vbmi": ("x86-amx",),
     "avx512-vnni": ("x86-avx512-vnni",),
     "avx2": ("x86-64-v3",),
     "neon-dotprod": ("cortex-a76",),
