@@ -42,16 +42,12 @@ def _table(draft: Draft, rows: Sequence[Any]) -> Any:
     return draft.constant(np.array(rows, np.int32))
 
 
-def max_windows(
+def valid_elements(
     size: int, count: int, kernel: int, stride: int, padding: int, dilation: int
-) -> list[tuple[int, int]]:
-    """(first valid element, number of valid elements) of each window; elements are `dilation` apart."""
-    result = []
-    for index in range(count):
-        elements = [index * stride - padding + k * dilation for k in range(kernel)]
-        valid = [e for e in elements if 0 <= e < size]
-        result.append((valid[0], len(valid)))
-    return result
+) -> list[list[int]]:
+    """The elements inside the image of each of `count` windows; they are `dilation` apart."""
+    windows_ = [[index * stride - padding + k * dilation for k in range(kernel)] for index in range(count)]
+    return [[element for element in window if 0 <= element < size] for window in windows_]
 
 
 def max_pool(walk: Walk, node: fx.Node) -> Value:
@@ -59,20 +55,22 @@ def max_pool(walk: Walk, node: fx.Node) -> Value:
     x, out = _image(walk, node), walk.result(node, "uint8")
     kernel, stride, padding, dilation = (list(a) for a in arguments(node)[1:5])
     rows, columns = (
-        max_windows(
+        valid_elements(
             x.layout.shape[2 + i], out.layout.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]
         )
         for i in (0, 1)
     )
-    steps = {Parameter.ROW_STEP: dilation[0], Parameter.COLUMN_STEP: dilation[1]}
+    draft, width = walk.draft, kernel[1]
     pointers = (
-        walk.draft.address(out),
-        walk.draft.address(x),
-        _table(walk.draft, rows),
-        _table(walk.draft, columns),
-        _parameters(walk.draft, x, out, steps),
+        draft.address(out),
+        draft.address(x),
+        _table(draft, [(row[0], len(row)) for row in rows]),
+        _table(draft, [column + column[:1] * (width - len(column)) for column in columns]),
+        _parameters(draft, x, out, {Parameter.ROW_STEP: dilation[0]}),
     )
-    walk.draft.call("hq_max_pool", windows.max_pool_kernel, pointers, walk.layer(node))
+    lanes = windows.lanes_of_channels(out.layout.shape[1], draft.profile.isas, windows.MOST_MAXIMA)
+    symbol = windows.max_pool_symbol(lanes, width)
+    draft.call(symbol, lambda: windows.max_pool_kernel(lanes, width), pointers, walk.layer(node))
     return out
 
 
@@ -117,7 +115,9 @@ def _average(
         draft.constant(average_factors(rows, columns, scale).numpy()),
         _parameters(draft, x, out, values),
     )
-    draft.call("hq_average", windows.average_kernel, pointers, walk.layer(node))
+    lanes = windows.lanes_of_channels(out.layout.shape[1], draft.profile.isas, windows.MOST_SUMS)
+    symbol = windows.average_symbol(lanes)
+    draft.call(symbol, lambda: windows.average_kernel(lanes), pointers, walk.layer(node))
     return out
 
 
