@@ -53,23 +53,32 @@ def halves(register: Expr, lanes: int) -> tuple[Expr, Expr]:
 class Clamp:
     """Which parts of "add the zero point, clamp to low .. high" a kernel has code for."""
 
-    moves: bool  # the zero point is not 0
-    clamps: bool  # low .. high is not 0 .. 255
+    moves: bool  # the zero point, as it is stored, is not 0
+    clamps: bool  # low .. high is not all that a byte holds
+    is_signed: bool  # x - 128 is stored, and so are the zero point, low and high
 
     @classmethod
-    def of(cls, zero_point: int, low: int, high: int) -> "Clamp":
-        return cls(zero_point != 0, (low, high) != (0, 255))
+    def of(cls, zero_point: int, low: int, high: int, is_signed: bool) -> "Clamp":
+        return cls(is_signed or zero_point != 0, (low, high) != (0, 255), is_signed)
 
     @property
     def suffix(self) -> str:
-        return ("z" if self.moves else "") + ("c" if self.clamps else "")
+        zero_point = "s" if self.is_signed else "z" if self.moves else ""
+        return zero_point + ("c" if self.clamps else "")
+
+    def bounds(self, parameters: Buffer, first: int) -> tuple[Expr, Expr, Expr]:
+        """What `bytes_of` wants, from the zero point, low and high at `first`."""
+        zero_point, low, high = (parameters[first + k] - (128 if self.is_signed else 0) for k in range(3))
+        byte = "int8" if self.is_signed else "uint8"
+        return T.cast(zero_point, "int16"), T.cast(low, byte), T.cast(high, byte)
 
     def bytes_of(self, pairs: Sequence[Expr], bounds: tuple[Expr, Expr, Expr]) -> Expr:
-        """One or two int16x8 -> bytes; `bounds`: zero point int16, low and high uint8 (sqadd, sqxtun)."""
+        """One or two int16x8 without their zero point -> bytes (sqadd, sqxtun or sqxtn)."""
         zero_point, low, high = bounds
+        narrow, dtype = ("sqxtn", "int8") if self.is_signed else ("sqxtun", "uint8")
         if self.moves:
             pairs = [intrinsic("int16x8", "sqadd.v8i16", pair, splat(zero_point, 8)) for pair in pairs]
-        bytes_ = [intrinsic("uint8x8", "sqxtun.v8i8", pair) for pair in pairs]
+        bytes_ = [intrinsic(f"{dtype}x8", f"{narrow}.v8i8", pair) for pair in pairs]
         lanes = 8 * len(bytes_)
         result = bytes_[0] if lanes == 8 else joined(bytes_[0], bytes_[1], 8)
         return T.min(T.max(result, splat(low, lanes)), splat(high, lanes)) if self.clamps else result
@@ -81,16 +90,21 @@ class Sum:
 
     shift: int
     moves: bool  # the convolution's own zero point is not the one that the sum takes off again
+    reads_signed: bool  # the other image is stored as x - 128
     clamp: Clamp
 
     @classmethod
-    def of(cls, own_zero_point: int, scalars: tuple[int, ...]) -> "Sum":
+    def of(
+        cls, own_zero_point: int, scalars: tuple[int, ...], reads_signed: bool, writes_signed: bool
+    ) -> "Sum":
         a_zero, _, _, _, shift, *bounds = scalars
-        return cls(shift, own_zero_point != a_zero, Clamp.of(bounds[0], bounds[1], bounds[2]))
+        clamp = Clamp.of(bounds[0], bounds[1], bounds[2], writes_signed)
+        return cls(shift, own_zero_point != a_zero, reads_signed, clamp)
 
     @property
     def suffix(self) -> str:
-        return f"{self.shift}{'m' if self.moves else ''}{self.clamp.suffix}"
+        flags = ("m" if self.moves else "") + ("r" if self.reads_signed else "")
+        return f"{self.shift}{flags}{self.clamp.suffix}"
 
     def rounded(self, word: Expr) -> Expr:
         """int32x4 >> shift, rounded half up, as int16x4 (sqrshrn, which shifts by 1 .. 16)."""
@@ -112,37 +126,35 @@ class Ending:
     finish: Finish
     clamp: Clamp
     sum: Sum | None
-    bounds: tuple[Expr, Expr, Expr]  # zero point int16, low and high uint8
+    bounds: tuple[Expr, Expr, Expr]
     centred: tuple[
         Expr, Expr, Expr
     ]  # before a sum: low - zero point, high - zero point, what the sum moves it by
-    operands: tuple[Expr, ...]  # of a sum: two multipliers int16, the residual's zero point as uint8x8
+    operands: tuple[Expr, ...]  # of a sum: two multipliers int16, the residual's zero point as it is stored
     sum_bounds: tuple[Expr, Expr, Expr]
 
     @classmethod
     def begin(cls, finish: Finish, clamp: Clamp, sum_: Sum | None, parameters: Buffer) -> "Ending":
         """`sum_` for a kernel that adds another image."""
-
-        def read(first: int) -> tuple[Expr, Expr, Expr]:
-            zero_point, low, high = (parameters[first + k] for k in range(3))
-            return T.cast(zero_point, "int16"), T.cast(low, "uint8"), T.cast(high, "uint8")
-
         zero_point, low, high = (parameters[ZERO_POINT + k] for k in range(3))
         a_zero, a_multiplier, b_zero, b_multiplier = (parameters[ADD + k] for k in range(4))
         # A vector that LLVM knows nothing of: it would split usubl into uxtl and sub.
-        opaque = intrinsic("uint8x8", "sqxtun.v8i8", splat(T.cast(b_zero, "int16"), 8))
+        if sum_ and sum_.reads_signed:
+            opaque = intrinsic("int8x8", "sqxtn.v8i8", splat(T.cast(b_zero - 128, "int16"), 8))
+        else:
+            opaque = intrinsic("uint8x8", "sqxtun.v8i8", splat(T.cast(b_zero, "int16"), 8))
         return cls(
             finish,
             clamp,
             sum_,
-            read(ZERO_POINT),
+            clamp.bounds(parameters, ZERO_POINT),
             (
                 T.cast(low - zero_point, "int16"),
                 T.cast(high - zero_point, "int16"),
                 T.cast(zero_point - a_zero, "int16"),
             ),
             (T.cast(a_multiplier, "int16"), T.cast(b_multiplier, "int16"), opaque),
-            read(ADD + 5),
+            (sum_.clamp if sum_ else clamp).bounds(parameters, ADD + 5),
         )
 
     @property
@@ -169,7 +181,7 @@ class Ending:
         return self.sum.clamp.bytes_of(added, self.sum_bounds)
 
     def _added(self, sum_: Sum, own: Expr, other: Expr) -> Expr:
-        """int16x8 without its zero point, uint8x8 -> their sum without its zero point (usubl, smull, smlal)."""
+        """int16x8 without its zero point, bytes -> their sum without its zero point (usubl, smull, smlal)."""
         low, high, move = self.centred
         a_multiplier, b_multiplier, b_zero = self.operands
         own = T.min(T.max(own, splat(low, 8)), splat(high, 8))

@@ -13,7 +13,7 @@ The caller guarantees: weights packed by `pack`, bias and scale padded to whole 
 the last element of A (their weights are zero).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -26,6 +26,8 @@ from haqnas.kernels.neon import CHUNK, LANES, Clamp, Ending, Sum
 from haqnas.kernels.neon_gather import Gather, emit_row
 from haqnas.kernels.neon_multiply import Multiply
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
+
+MIXED = 1.04  # cost of several sizes of tile in a row, by that of one
 
 
 class Parameter(IntEnum):
@@ -56,6 +58,11 @@ class Tiling:
     span: int = 1  # taps of a row of the filter that a step covers
 
     @property
+    def costs(self) -> dict[int, float]:
+        """Of a tile of each size: what grows with its pixels, and what does not (weights, the loop)."""
+        return {size: size + 0.9 for size in self.pixels}
+
+    @property
     def name(self) -> str:
         return f"{self.multiply.name}/{self.pixels[0]}x{self.block}" + (
             f"/span{self.span}" if self.span > 1 else ""
@@ -79,21 +86,26 @@ def steps(tiling: Tiling, taps: Sequence[int], length: int) -> Steps:
     return Steps(whole, tuple(tap + CHUNK * chunks for tap in taps) if rest else (), rest)
 
 
-def tile_counts(columns: int, sizes: tuple[int, ...]) -> dict[int, int]:
-    """Size -> how many tiles of it cover a row: as few tiles as possible, of one size where that is possible.
+def tile_counts(columns: int, costs: Mapping[int, float]) -> dict[int, int]:
+    """Size -> how many tiles of it cover a row at the least cost.
 
-    `sizes` descend to 1. The keys are one size, or all of them: what a kernel has code for.
+    `costs`: of a tile of each size (descending to 1). The keys of the result are one size, or all of them: what a
+    kernel has code for.
     """
+    sizes = tuple(costs)
+
+    def cost(chosen: tuple[int, ...]) -> float:
+        return sum(costs[size] for size in chosen) * (MIXED if len(set(chosen)) > 1 else 1)
 
     @cache
     def best(rest: int) -> tuple[int, ...]:
         if rest == 0:
             return ()
-        options = ((size, *best(rest - size)) for size in sizes if size <= rest)
-        return min(options, key=lambda chosen: (len(chosen), len(set(chosen))))
+        return min(((size, *best(rest - size)) for size in sizes if size <= rest), key=cost)
 
-    many = max(0, columns // sizes[0] - 4)  # the cut of the last few tiles decides
-    chosen = (sizes[0],) * many + best(columns - many * sizes[0])
+    cheapest = min(sizes, key=lambda size: costs[size] / size)
+    many = max(0, columns // cheapest - sizes[0])  # only the last few tiles are a question
+    chosen = (cheapest,) * many + best(columns - many * cheapest)
     return {size: chosen.count(size) for size in (sizes if len(set(chosen)) > 1 else chosen[:1])}
 
 
@@ -128,12 +140,22 @@ class Variant:
     whole: bool  # it has steps of 16 bytes
     rest: int  # units of its shorter steps, 0 for none
     is_full: bool  # the last block has all its channels
+    reads_signed: bool
     gather: Gather | None
+
+    @property
+    def writes_signed(self) -> bool:
+        return (self.sum.clamp if self.sum else self.clamp).is_signed
 
     @property
     def symbol(self) -> str:
         sizes = f"_{self.sizes[0]}" if len(self.sizes) < len(self.tiling.pixels) else ""
-        flags = ("w" if self.whole else "", f"r{self.rest}" if self.rest else "", "" if self.is_full else "p")
+        flags = (
+            "s" if self.reads_signed else "",
+            "w" if self.whole else "",
+            f"r{self.rest}" if self.rest else "",
+            "" if self.is_full else "p",
+        )
         name = self.tiling.name.replace("/", "_")
         if self.gather:
             name += f"_gather{self.gather.rows}x{self.gather.length}s{self.gather.step}x{self.gather.pixels}"
@@ -150,6 +172,7 @@ def kernel(variant: Variant) -> PrimFunc:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
         ending = Ending.begin(finish, variant.clamp, variant.sum, p)
         width = min(block, ending.width)
+        is_signed = variant.reads_signed or gather is not None
         in_column = p[Parameter.IN_COLUMN] if gather is None else T.int32(gather.patch_bytes)
         whole, rests = p[Parameter.WHOLE], p[Parameter.RESTS]
         whole_bytes, rest_bytes = (span * block * size for size in (CHUNK, variant.rest * multiply.unit))
@@ -162,9 +185,7 @@ def kernel(variant: Variant) -> PrimFunc:
 
             def step(k: Expr, is_first: bool) -> None:
                 offset = p[first + k]
-                acts = [
-                    multiply.act(source, offset, units, is_signed=gather is not None) for source in sources
-                ]
+                acts = [multiply.act(source, offset, units, is_signed) for source in sources]
                 for position in range(span):
                     at = pointer(weights, k * size + position * (size // span))
                     part = acts[position : position + pixels]
@@ -205,14 +226,15 @@ def kernel(variant: Variant) -> PrimFunc:
 
         def write_part(acc: Buffer, pixels: int, target: Buffer, extras: Buffer | None, n: Expr) -> None:
             """The channels that exist of a block that is not whole, through memory."""
-            tail = local(finish.dtype, pixels * block)
+            tail = local(target.dtype, pixels * block)
             exist = T.min(p[CHANNELS] - n * block, block)
+            tail_in = tail if extras is None else local(extras.dtype, pixels * block)
             if extras is not None:  # the last pixel's residual may end its buffer: read no further
                 with T.serial(0, pixels) as m, T.serial(0, exist) as j:
-                    store(tail, extras[m * p[RESIDUAL_COLUMN] + j], m * block + j)
+                    store(tail_in, extras[m * p[RESIDUAL_COLUMN] + j], m * block + j)
             for m in range(pixels):
                 for first in range(0, block, width):
-                    extra = None if extras is None else load(tail, m * block + first, width)
+                    extra = None if extras is None else load(tail_in, m * block + first, width)
                     store(tail, finished(acc, m, first, n, extra), m * block + first, width)
             with T.serial(0, pixels) as m, T.serial(0, exist) as j:
                 store(target, tail[m * block + j], m * p[Parameter.OUT_COLUMN] + j)
@@ -243,17 +265,17 @@ def kernel(variant: Variant) -> PrimFunc:
             taps = [p[first_tap + tap] for tap in range(gather.rows)]
             with T.serial(0, p[Parameter.ROWS]) as row:
                 line = pointer(a, row * p[Parameter.IN_ROW])
-                emit_row(gather, line, patches, tables, taps, p[Parameter.COLUMNS])
+                emit_row(gather, line, patches, tables, taps, p[Parameter.COLUMNS], variant.reads_signed)
                 with T.serial(0, p[Parameter.BLOCKS]) as n:
                     tiles(n, row, patches)
 
     pointers = {
-        "a": "uint8",
+        "a": "int8" if variant.reads_signed else "uint8",
         "w": "int8",
         "bias": "int32",
         "scale": "float32",
-        "y": finish.dtype,
-        **finish.pointers,
+        "y": "int8" if variant.writes_signed else finish.dtype,
+        **({"residual": "int8" if variant.sum.reads_signed else "uint8"} if variant.sum else {}),
         **({"tables": "uint8", "patches": "int8"} if gather else {}),
         "parameters": "int32",
     }

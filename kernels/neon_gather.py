@@ -73,12 +73,18 @@ def indices(g: Gather) -> np.ndarray:
 
 
 def emit_row(
-    g: Gather, source: Buffer, patches: Buffer, tables: Buffer, offsets: list[Expr], columns: Expr
+    g: Gather,
+    source: Buffer,
+    patches: Buffer,
+    tables: Buffer,
+    offsets: list[Expr],
+    columns: Expr,
+    is_signed: bool,
 ) -> None:
     """Write the patches of one output row, as int8 x - 128; the last pixels overlap the ones before.
 
-    `source` starts at the first pixel's base, `offsets` are those of the taps. Padding bytes hold -128 or 0: their
-    weights are zero.
+    `source` (int8 x - 128 where `is_signed`) starts at the first pixel's base, `offsets` are those of the taps.
+    Padding bytes hold -128 or 0: their weights are zero.
     """
 
     def picked(rows: list[Expr], chunk: int, m: int) -> Expr:
@@ -97,7 +103,8 @@ def emit_row(
     with T.serial(0, T.floordiv(columns + g.pixels - 1, g.pixels)) as i:
         first = T.bind(T.min(i * g.pixels, columns - g.pixels))
         start = pointer(source, first * g.step)
-        rows = [signed(load(start, offset, CHUNK)) for offset in offsets]
+        rows = [load(start, offset, CHUNK) for offset in offsets]
+        rows = rows if is_signed else [signed(row) for row in rows]
         target = pointer(patches, first * g.patch_bytes)
         for m in range(g.pixels):
             for chunk in range(g.patch_bytes // CHUNK):

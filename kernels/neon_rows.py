@@ -27,12 +27,17 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         return neon_dot.steps(tiling, g.offsets, g.length // tiling.span)
 
     def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
-        cut, clamp = steps(g), Clamp.of(g.zero_point, g.low, g.high)
-        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.pixels))
+        cut = steps(g)
+        sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed)
+        if max(tiling.pixels) == 1:  # one pixel has few outputs to finish, so one form of it serves all
+            clamp = Clamp(moves=True, clamps=True, is_signed=False)
+        if g.residual:
+            sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
+            clamp = Clamp.of(g.zero_point, g.low, g.high, is_signed=False)
+        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.costs))
         is_full = g.channels % tiling.block == 0
-        sum_ = Sum.of(g.zero_point, g.residual.scalars) if g.residual else None
         return neon_dot.Variant(
-            tiling, sizes, finish, clamp, sum_, bool(cut.whole), cut.rest, is_full, gather(g)
+            tiling, sizes, finish, clamp, sum_, bool(cut.whole), cut.rest, is_full, g.reads_signed, gather(g)
         )
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
@@ -48,7 +53,7 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
             p.WHOLE: len(cut.whole),
             p.RESTS: len(cut.rests),
         }
-        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.pixels).values(), p.TILES))
+        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.costs).values(), p.TILES))
         offsets = (*cut.whole, *cut.rests)
         if gathered is None:
             return (parameters(values, offsets, p.OFFSETS),)
@@ -79,6 +84,7 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         finishes=tuple(Finish),
         function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
         symbol=lambda g, finish: variant(g, finish).symbol,
+        can_be_signed=max(tiling.pixels) > 1,
         extras=extras,
     )
 
@@ -97,7 +103,7 @@ def _depthwise_extras(g: Geometry) -> tuple[Extra, ...]:
         p.ACROSS: across,
         p.ONE: 1,
     }
-    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES).values(), p.TILES))
+    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.COSTS).values(), p.TILES))
     return (parameters(values, g.offsets, p.OFFSETS),)
 
 
@@ -108,8 +114,9 @@ def depthwise_row(is_unrolled: bool) -> Kernel:
         return neon_depthwise.unrolled_filter(g.offsets, g.in_column) if is_unrolled else None
 
     def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
-        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.SIZES))
-        return neon_depthwise.Variant(form(g), sizes, Clamp.of(g.zero_point, g.low, g.high), finish)
+        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.COSTS))
+        clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed)
+        return neon_depthwise.Variant(form(g), sizes, clamp, finish)
 
     return Kernel(
         name=f"depthwise/neon/{'unrolled' if is_unrolled else 'taps'}",
@@ -120,11 +127,16 @@ def depthwise_row(is_unrolled: bool) -> Kernel:
         block=1,
         overread_bytes=0,
         act_offset=0,
-        accepts=lambda g: g.channels >= neon_depthwise.BLOCK and (not is_unrolled or form(g) is not None),
+        accepts=lambda g: (
+            not g.reads_signed
+            and g.channels >= neon_depthwise.BLOCK
+            and (not is_unrolled or form(g) is not None)
+        ),
         pack=lambda _, weight: neon_depthwise.pack(weight),
         finishes=(Finish.UINT8, Finish.FLOAT32),
         function=lambda g, finish: neon_depthwise.kernel(variant(g, finish)),
         symbol=lambda g, finish: variant(g, finish).symbol,
+        can_be_signed=True,
         extras=_depthwise_extras,
     )
 

@@ -32,6 +32,14 @@ class Geometry:
     act_bits: int
     residual: "Residual | None" = None
     is_bounded: bool = False  # no accumulator * scale leaves the range of int32
+    reads_signed: bool = False  # the input is stored as int8 x - 128
+    writes_signed: bool = False
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether anything that the kernel reads or writes is stored signed."""
+        added = self.residual is not None and self.residual.is_signed
+        return self.reads_signed or self.writes_signed or added
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Residual:
     row: int
     column: int
     scalars: tuple[int, ...]
+    is_signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class Kernel:
     cost: Callable[[Geometry], float] | None = (
         None  # of rows with one instruction set; None: channels with padding
     )
+    can_be_signed: bool = False  # it also reads and writes images that are stored signed
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks
     )

@@ -133,6 +133,7 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
         and geometry.weight_bits in row.weight_bits
         and geometry.act_bits in row.act_bits
         and (geometry.residual is None or Finish.UINT8_ADD in row.finishes)
+        and (row.can_be_signed or not geometry.is_signed)
         and row.accepts(geometry)
     ]
 
@@ -141,6 +142,11 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
         return ranked.index(row.isa), padded if row.cost is None else row.cost(geometry)
 
     return tuple(sorted(rows, key=rank))
+
+
+def signed_kinds(isas: Sequence[str]) -> frozenset[str]:
+    """The kinds of layers that a machine's kernels compute on images stored as x - 128."""
+    return frozenset(row.kind for row in TABLE if row.isa in isas and row.can_be_signed)
 
 
 def select(geometry: Geometry, isas: Sequence[str]) -> Kernel:

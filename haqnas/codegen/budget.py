@@ -20,12 +20,12 @@ from haqnas.errors import HaqnasError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel
-from haqnas.kernels.table import candidates
+from haqnas.kernels.table import candidates, signed_kinds
 
 LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
 # What is neither kernel nor constant, measured on the zoo: C runtime and libc 27 kB, 36 bytes for each kernel call.
 RUNTIME_BYTES, CALL_BYTES = 28_000, 40
-_ATTEMPTS = 6
+_ATTEMPTS = 7
 
 Served = dict[
     str, int
@@ -43,16 +43,20 @@ def lower_and_build(
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
         choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), {})
-        return lower(graph, profile, name, choose), kernels
+        return lower(graph, profile, name, choose, saved["may_store_signed"]), kernels
     left_out: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # functions of the attempt before
+    may_store_signed = True
     for _ in range(_ATTEMPTS):
         served: Served = {}
-        program = lower(graph, profile, name, _chooser(left_out, held, served))
+        program = lower(graph, profile, name, _chooser(left_out, held, served), may_store_signed)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
         excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes
-        used = {"left_out": sorted(left_out), "held": sorted(held)}
+        used = {"left_out": sorted(left_out), "held": sorted(held), "may_store_signed": may_store_signed}
+        if excess > 0 and may_store_signed and signed_kinds(profile.isas):
+            may_store_signed = False  # gains least: a few percent, for a second form of many functions
+            continue
         more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
         if not more:
             break

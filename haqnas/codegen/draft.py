@@ -22,7 +22,7 @@ ITEM_BYTES = {"uint8": 1, "int8": 1, "float32": 4, "int32": 4, "int64": 8, "bool
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor of the graph: a buffer seen through a layout."""
+    """A tensor of the graph: a buffer seen through a layout. The dtype int8 holds x - 128 (see `storage.py`)."""
 
     buffer: int
     layout: Layout
@@ -140,7 +140,8 @@ class Draft:
             before = halo.top * row + halo.left * channels
             gap = (halo.left + halo.right) * channels
             after = halo.bottom * row + halo.right * channels
-            parameters = np.array([before, height - 1, gap, row, after, zero_point], np.int32)
+            byte = zero_point ^ 0x80 if value.dtype == "int8" else zero_point
+            parameters = np.array([before, height - 1, gap, row, after, byte], np.int32)
             arguments = (Reference(value.buffer), self.constant(parameters))
             self.call("hq_halo_uint8", elementwise.halo_kernel, arguments, layer)
 

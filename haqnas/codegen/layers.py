@@ -81,7 +81,7 @@ def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) ->
     unit_channels = layout.strides[1] == 1 or layout.shape[1] == 1
     if own and unit_channels and layout.halo.covers(halo) and layout.strides[3] > 0 and layout.strides[2] > 0:
         return x
-    image = draft.new(layout.shape, "uint8", halo)
+    image = draft.new(layout.shape, x.dtype, halo)
     draft.copy(x, image, layer)
     draft.fill_halo(image, zero_point, layer)
     return image
@@ -145,12 +145,15 @@ def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: End
     if summand is not None:
         image = as_image(draft, summand.image, NO_HALO, 0, w.layer)
         ending = Ending(ending.clamp, Sum(image, summand.scalars))
-        residual = Residual(image.layout.strides[2], image.layout.strides[3], summand.scalars)
+        row, column = image.layout.strides[2:]
+        residual = Residual(row, column, summand.scalars, image.dtype == "int8")
     in_one_row = steps[0] == columns * steps[1] and steps[2] == columns * steps[3]
     if in_one_row and (residual is None or residual.row == columns * residual.column):
         rows, columns = 1, rows * columns
     depthwise = grouped and group_in == 1 and channels == window.groups
     geometry = _geometry(
+        x,
+        out,
         "depthwise" if depthwise else "grouped" if grouped else "dot",
         (rows, columns),
         steps,
@@ -170,7 +173,9 @@ def lower_linear(draft: Draft, x: Value, w: Weights, ending: Ending, out: Value)
     """Emit `out = ending(linear(x))` on the last dimension; `out` is dense."""
     channels, length = w.weight.shape[:2]
     rows = prod(x.layout.shape[:-1])
-    geometry = _geometry("dot", (1, rows), (0, length, 0, channels), (0,), length, w, ending, channels)
+    geometry = _geometry(
+        x, out, "dot", (1, rows), (0, length, 0, channels), (0,), length, w, ending, channels
+    )
     kernel = draft.choose(geometry, draft.profile.isas)
     overreads = kernel.overread_bytes > 0 and length % (kernel.overread_bytes + 1) != 0
     external = draft.buffers[x.buffer].region is not Region.WORKSPACE
@@ -225,6 +230,8 @@ def lower_conv_transpose2d(
 
 
 def _geometry(
+    x: Value,
+    out: Value,
     kind: str,
     extents: tuple[int, int],
     steps: tuple[int, int, int, int],
@@ -255,6 +262,8 @@ def _geometry(
         act_bits=w.act_bits,
         residual=residual,
         is_bounded=_is_bounded(w),
+        reads_signed=x.dtype == "int8",
+        writes_signed=out.dtype == "int8",
     )
 
 

@@ -1,7 +1,7 @@
 """Lower: an integer graph -> a Program. Each node becomes a view, or calls of kernels; nothing is interpreted later."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from haqnas.codegen.islands import lower_island
 from haqnas.codegen.layout import NO_HALO, Halo, dense
 from haqnas.codegen.nodes import arguments, shape_of
 from haqnas.codegen.program import LayerInfo, Program, Region, TensorInfo
+from haqnas.codegen.storage import signed_values
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph import ops  # noqa: F401  registers the operators that the handlers are keyed by
 from haqnas.hardware import HardwareProfile
@@ -37,14 +38,20 @@ class _FloatOperators(OperatorSupportBase):
         return not (isinstance(value, torch.Tensor) and value.dtype == torch.uint8)
 
 
-def lower(graph: fx.GraphModule, profile: HardwareProfile, name: str, choose: Choose = select) -> Program:
+def lower(
+    graph: fx.GraphModule,
+    profile: HardwareProfile,
+    name: str,
+    choose: Choose = select,
+    may_store_signed: bool = True,
+) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
-    `choose` picks the row of the kernel table for each layer. Raises UnsupportedModelError for what no kernel and no
-    importer can express.
+    `choose` picks the row of the kernel table for each layer; `may_store_signed`: see `storage.py`. Raises
+    UnsupportedModelError for what no kernel and no importer can express.
     """
     draft = Draft(name, profile, choose)
-    walk = _Walk(draft, _with_islands(graph))
+    walk = _Walk(draft, _with_islands(graph), profile.isas if may_store_signed else ())
     inputs = walk.inputs()
     for node in walk.graph.graph.nodes:
         if node.op == "call_function":
@@ -76,11 +83,13 @@ class _Walk:
 
     draft: Draft
     graph: fx.GraphModule
+    signed_isas: Sequence[str]  # instruction sets whose kernels may store x - 128
 
     def __post_init__(self) -> None:
         self.values: dict[fx.Node, Any] = {}
         self.fused = fused_sums(self.graph.graph)
         self.deferred = frozenset(self.fused.values())
+        self.signed = signed_values(self.graph.graph, self.fused, self.signed_isas)
         self.halos: dict[fx.Node, int] = {}  # zero point of each image that has a border
 
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -189,15 +198,16 @@ class _Walk:
         An image gets the halo that the convolutions reading it want, filled with their zero point.
         """
         shape = self.shape(node)
+        dtype = "int8" if node in self.signed else dtype
         index = self._output_index(node)
         if index is not None and dtype == "float32" and (len(shape) != 4 or shape[2:] == (1, 1)):
             size = ITEM_BYTES[dtype] * int(np.prod(shape))
             return Value(self.draft.external(Region.OUTPUT, index, size), dense(shape), dtype)
-        if dtype == "uint8" and len(shape) == 4 and shape[0] == 1:
+        if dtype in ("uint8", "int8") and len(shape) == 4 and shape[0] == 1:
             halo, zero_point = halo_demand(node)
             if halo != NO_HALO:
                 self.halos[node] = zero_point
-            return self.draft.new(shape, "uint8", halo)
+            return self.draft.new(shape, dtype, halo)
         return self.draft.new(shape, dtype)
 
     def _output_index(self, node: fx.Node) -> int | None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from haqnas.codegen.lower import fused_sums
+from haqnas.codegen.storage import signed_values
 from haqnas.devices.local import read_host_cpu
 from haqnas.graph import ops  # noqa: F401  registers the operators
 from haqnas.hardware import HardwareProfile, load_profile
@@ -215,6 +217,75 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
     assert any(layer.kernel.startswith(row.name) for layer in program.layers), "the row served no case"
     for case, output, reference in zip(cases, outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference.numpy(), err_msg=f"{row.name} {case['window']}")
+
+
+class Chain(nn.Module):
+    """Layers that read each other: images between them may be stored signed."""
+
+    def __init__(self, cases: Sequence[dict]):
+        super().__init__()
+        self.cases = cases
+        for index, case in enumerate(cases):
+            for name in ("weight", "bias", "scale"):
+                self.register_buffer(f"{name}{index}", case[name])
+
+    def forward(self, x0: Tensor) -> Tensor:
+        x = haqnas.quantize(x0, 1.0, 0, 0, 255)
+        zero_point = 0
+        for i in range(len(self.cases)):
+            case = self.cases[i]
+            weight, bias, scale = (getattr(self, f"{name}{i}") for name in ("weight", "bias", "scale"))
+            y = haqnas.qconv2d(x, weight, bias, scale, *case["window"], 8, 8, zero_point, *case["clamp"])
+            zero_point = case["clamp"][0]
+            if "sum" in case:
+                y = haqnas.qadd(y, x, *case["sum"])
+                zero_point = case["sum"][5]
+            x = y
+        return x
+
+
+# (in channels, out channels, kernel, stride, padding, groups); those that keep the shape add their input.
+CHAIN = (
+    (3, 20, 3, 1, 1, 1),
+    (20, 20, 3, 1, 1, 1),
+    (20, 33, 3, 2, 1, 1),
+    (33, 33, 1, 1, 0, 1),
+    (33, 33, 3, 1, 1, 33),
+    (33, 16, 1, 1, 0, 1),
+    (16, 32, 5, 2, 2, 1),
+    (32, 40, 3, 1, 0, 1),
+    (40, 40, 1, 1, 0, 1),
+)
+
+
+def make_chain(rng: np.random.Generator) -> list[dict]:
+    cases, size = [], 15
+    for inputs, outputs, kernel, stride, padding, groups in CHAIN:
+        shape = (inputs, outputs, size, size, kernel, kernel, stride, padding, 1, groups)
+        case = make_case(shape, 8, 8, "random", rng)
+        case.pop("sum", None)
+        if inputs == outputs and groups == 1:
+            case["sum"] = make_sum(case["clamp"][0], rng)
+        cases.append(case)
+        size = (size + 2 * padding - kernel) // stride + 1
+    return cases
+
+
+SIGNED = [(row, name) for row, name in ROWS if row.can_be_signed]
+
+
+@pytest.mark.parametrize(("row", "profile_name"), SIGNED, ids=[f"{row.name}-{name}" for row, name in SIGNED])
+def test_row_equals_the_reference_on_signed_images(row, profile_name, tmp_path):
+    profile = dataclasses.replace(shipped_profile(profile_name), isas=tuple({row.isa: 0, "neon": 0}))
+    require_machine(profile)
+    cases = make_chain(np.random.default_rng([row.name == other.name for other in TABLE].index(True)))
+    raw = cases[0]["x"]
+    inputs = torch.from_numpy(raw.astype(np.float32))
+    graph = integer_graph(Chain(cases), [inputs])
+    assert len(signed_values(graph.graph, fused_sums(graph.graph), profile.isas)) >= len(CHAIN) - 2
+    _, (output,) = run(graph, [raw], profile, tmp_path, forced(row))
+    (expected,) = graph(inputs)
+    np.testing.assert_array_equal(output, expected.numpy())
 
 
 def side_by_side(cases: Sequence[dict]) -> tuple[fx.GraphModule, list[np.ndarray]]:
