@@ -55,10 +55,10 @@ class Clamp:
 
     moves: bool  # the zero point, as it is stored, is not 0
     clamps: bool  # low .. high is not all that a byte holds
-    is_signed: bool  # x - 128 is stored, and so are the zero point, low and high
+    is_signed: bool = False  # x - 128 is stored, and so are the zero point, low and high
 
     @classmethod
-    def of(cls, zero_point: int, low: int, high: int, is_signed: bool) -> "Clamp":
+    def of(cls, zero_point: int, low: int, high: int, is_signed: bool = False) -> "Clamp":
         return cls(is_signed or zero_point != 0, (low, high) != (0, 255), is_signed)
 
     @property

@@ -30,10 +30,10 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         cut = steps(g)
         sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed)
         if max(tiling.pixels) == 1:  # one pixel has few outputs to finish, so one form of it serves all
-            clamp = Clamp(moves=True, clamps=True, is_signed=False)
+            clamp = Clamp(moves=True, clamps=True)
         if g.residual:
             sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
-            clamp = Clamp.of(g.zero_point, g.low, g.high, is_signed=False)
+            clamp = Clamp.of(g.zero_point, g.low, g.high)
         sizes = tuple(neon_dot.tile_counts(g.columns, tiling.costs))
         is_full = g.channels % tiling.block == 0
         return neon_dot.Variant(
