@@ -62,7 +62,7 @@ def mul_kernel() -> PrimFunc:
         at = scalars_at(3)
         za, zb, zero_point, low, high = (p[at + k] for k in range(5))
         bounds = T.cast(zero_point, "int16"), T.cast(low, "uint8"), T.cast(high, "uint8")
-        clamp = Clamp(moves=True, clamps=True)
+        clamp = Clamp(moves=True, clamps=True, is_signed=False)
         factor = T.bind(splat(scale[0], LANES))
 
         def centred(vector: Expr, zero: Expr) -> list[Expr]:

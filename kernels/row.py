@@ -87,6 +87,7 @@ class Kernel:
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks
     )
+    reads_packed: bool = False  # `pack` makes packed weights, which the kernel unpacks itself
 
     def per_channel(self, geometry: Geometry, values: np.ndarray) -> np.ndarray:
         """A bias or scale (channels,) in the order in which the kernel reads it."""

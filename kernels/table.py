@@ -1,12 +1,13 @@
 """The kernel table: one row per kernel of a layer with weights. Selection, tests and benchmarks all read it.
 
 A row says what it can compute; the first row, in the order of the target's instruction sets and of the table, that
-accepts a layer serves it. Weight bits below 8 are stored packed and unpacked by `subbyte` before the kernel runs.
+accepts a layer serves it. Weight bits below 8 are stored packed; a kernel that does not read them so itself runs after
+`subbyte` has unpacked them.
 """
 
 from collections.abc import Sequence
 
-from haqnas.kernels import depthwise, dot, neon_rows, x86_rows
+from haqnas.kernels import depthwise, dot, narrow_rows, neon_rows, x86_rows
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
 from haqnas.kernels.x86_finish import Machine, Narrowing
@@ -113,9 +114,11 @@ TABLE: tuple[Kernel, ...] = (
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
     _dot_row(dot.AVX2, dot.Tile(6, 1)),
+    *narrow_rows.AVX2_ROWS,
     *(x86_rows.depthwise_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
     *(x86_rows.depthwise_row(Machine(lanes, False)) for lanes in (8, 4)),
     *neon_rows.ROWS,
+    *narrow_rows.NEON_ROWS,
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,

@@ -292,7 +292,7 @@ def _emit(
     """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
     kernel = draft.choose(geometry, draft.profile.isas)
     finish = ending.finish
-    pointer, weight_offset, weight_size = _weight_argument(draft, kernel.pack(geometry, weight), w)
+    pointer, weight_offset, weight_size = _weight_argument(draft, kernel, kernel.pack(geometry, weight), w)
     bias = draft.weight_constant(kernel.per_channel(geometry, _folded_bias(kernel, weight, w)))
     scale = draft.weight_constant(kernel.per_channel(geometry, w.scale.astype(np.float32)))
     extras = [
@@ -311,21 +311,24 @@ def _emit(
             act_bits=w.act_bits,
             packed_bytes=weight_size,
             weight_offset_bytes=weight_offset,
-            kernel=kernel.name if w.weight_bits == 8 else f"{kernel.name}+unpack",
+            kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else f"{kernel.name}+unpack",
             macs=facts[1],
         )
     )
 
 
-def _weight_argument(draft: Draft, ordered: np.ndarray, w: Weights) -> tuple[Argument, int, int]:
+def _weight_argument(
+    draft: Draft, kernel: Kernel, ordered: np.ndarray, w: Weights
+) -> tuple[Argument, int, int]:
     """Argument, offset in the constants and bytes of the packed weights."""
-    if w.weight_bits == 8:
+    if w.weight_bits == 8 or kernel.reads_packed:
         pointer = draft.weight_constant(ordered)
         return pointer, pointer.offset_bytes, ordered.nbytes
     packed = subbyte.pack(ordered, w.weight_bits)
     pointer = draft.weight_constant(packed)
-    groups = -(-len(ordered) // subbyte.GROUP)
-    unpacked = Reference(draft.allocate(groups * subbyte.GROUP))
+    size = subbyte.group_size(w.weight_bits, subbyte.LANES)
+    groups = -(-len(ordered) // size)
+    unpacked = Reference(draft.allocate(groups * size))
     draft.call(
         subbyte.symbol(w.weight_bits),
         lambda: subbyte.kernel(w.weight_bits),
