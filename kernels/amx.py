@@ -64,13 +64,18 @@ def tile_height(columns: int) -> int:
     return -(-columns // -(-columns // 16))
 
 
-def configuration(height: int) -> np.ndarray:
-    """The 64 bytes of LDTILECFG: palette 1, tiles 0..5 `height` rows (accumulators, A), 6 and 7 full (W)."""
+def configuration(height: int, length: int) -> np.ndarray:
+    """The 64 bytes of LDTILECFG: palette 1, tiles 0..3 accumulators, 4 and 5 A, 6 and 7 W.
+
+    Taps shorter than a chunk are read no further than they reach: a row that crosses a cache line is slow to load.
+    """
+    groups = -(-min(length, CHUNK) // 4)
     config = np.zeros(64, np.uint8)
     config[0] = 1
     config[16:32:2] = 64  # bytes per row, 16 bits each
-    config[48:56] = 16
+    config[24:28:2] = 4 * groups
     config[48:54] = height
+    config[54:56] = groups
     return config
 
 

@@ -55,7 +55,7 @@ def amx_row(vectors: int) -> Kernel:
             p.OUT_COLUMN: g.out_column,
         }
         scratch = Scratch(amx.scratch_bytes(vectors))
-        return scratch, amx.configuration(height), parameters(values, g.offsets, p.OFFSETS)
+        return scratch, amx.configuration(height, g.length), parameters(values, g.offsets, p.OFFSETS)
 
     return Kernel(
         name=f"dot/amx-int8/{block}",

@@ -7,9 +7,11 @@ from math import prod
 import numpy as np
 
 from haqnas.codegen.draft import Argument, Draft, Reference, Value
+from haqnas.codegen.first_layer import Cells, as_planes, is_planar_input
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import LayerInfo, Region
 from haqnas.kernels import subbyte
+from haqnas.kernels.cells import CELL_BYTES
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel, Residual, Scratch
 
@@ -87,86 +89,110 @@ def as_image(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) ->
     return image
 
 
-PLANAR_CHANNELS = 4  # more channels and the taps of planes become too many
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a convolution's taps lie in memory: `weight` is (channels, taps, length), steps are in bytes."""
+
+    source: Callable[[], Reference]  # emits the copies that it needs
+    row: int  # from the base of a row of outputs to that of the next
+    column: int
+    offsets: tuple[int, ...]
+    length: int
+    weight: np.ndarray
 
 
-def _is_planar_input(draft: Draft, x: Value) -> bool:
-    """An image of few channels as the caller gives it: one plane after the other."""
-    few = 1 < x.layout.shape[1] <= PLANAR_CHANNELS
-    return few and x.layout.is_dense and draft.buffers[x.buffer].region is Region.INPUT
+def _of_cells(draft: Draft, x: Value, w: Weights, window: Window, halo: Halo, out: Value) -> Reading | None:
+    """Of an input in planes, gathered into cells; None where they cannot hold it."""
+    channels, (kh, kw) = w.weight.shape[1], w.weight.shape[2:]
+    plan = Cells.of(channels, (kh, kw), window.stride, out.layout.shape[2:])
+    if plan is None or w.weight_bits == 1:  # a packed 1-bit weight cannot be the zero of what no filter reads
+        return None
+    return Reading(
+        lambda: plan.gather(draft, x, halo, w.in_zero_point, w.layer),
+        plan.row_bytes,
+        CELL_BYTES,
+        plan.offsets,
+        plan.length,
+        plan.weights(w.weight),
+    )
 
 
-def as_planes(draft: Draft, x: Value, halo: Halo, zero_point: int, layer: str) -> Value:
-    """A copy with a halo around each plane. Rows are copied whole; interleaving three channels byte by byte took
-    5.9 us of a ResNet-20 (32x32) and 147 us at 224x224, longer than the convolution that reads them.
-    """
-    _, channels, height, width = x.layout.shape
-    row = halo.left + width + halo.right
-    plane = (halo.top + height + halo.bottom) * row
-    whole = draft.new_dense((channels * plane,), "uint8")
-    if halo != NO_HALO:
-        draft.elementwise("fill", (whole,), layer, (zero_point,))
-    layout = Layout(x.layout.shape, (channels * plane, plane, row, 1), halo.top * row + halo.left, halo)
-    planes = Value(whole.buffer, layout, "uint8")
-    draft.copy(x, planes, layer)
-    return planes
+def _of_planes(draft: Draft, x: Value, w: Weights, window: Window, halo: Halo) -> Reading:
+    """Of an input in planes."""
+    channels, group_in, kh, kw = w.weight.shape
+    planes = as_planes(draft, x, halo, w.in_zero_point, w.layer)
+    _, plane, row, _ = planes.layout.strides
+    down = window.dilation[0] * row
+    base = planes.layout.offset - window.padding[0] * row - window.padding[1]
+    return Reading(
+        lambda: draft.address(planes, base),
+        window.stride[0] * row,
+        window.stride[1],
+        tuple(c * plane + y * down for c in range(group_in) for y in range(kh)),
+        kw,
+        w.weight.reshape(channels, group_in * kh, kw),
+    )
+
+
+def _of_pixels(draft: Draft, x: Value, w: Weights, window: Window, halo: Halo) -> Reading:
+    """Of an image with its channels last; where a row of taps is contiguous it is one tap."""
+    channels, group_in, kh, kw = w.weight.shape
+    image = as_image(draft, x, halo, w.in_zero_point, w.layer)
+    row, pixel = image.layout.strides[2:]
+    down, across = window.dilation[0] * row, window.dilation[1] * pixel
+    base = image.layout.offset - window.padding[0] * row - window.padding[1] * pixel
+    if window.groups == 1 and across == group_in:
+        offsets, length = tuple(y * down for y in range(kh)), kw * group_in
+    else:
+        offsets = tuple(y * down + c * across for y in range(kh) for c in range(kw))
+        length = group_in
+    return Reading(
+        lambda: draft.address(image, base),
+        window.stride[0] * row,
+        window.stride[1] * pixel,
+        offsets,
+        length,
+        w.weight.transpose(0, 2, 3, 1).reshape(channels, len(offsets), length),
+    )
+
+
+LONG_STEP = 16  # bytes of a tap that a kernel multiplies at once; from here on the short taps of planes waste most
 
 
 def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: Ending, out: Value) -> None:
     """Emit `out = ending(conv2d(x))`; `out` is channels last."""
     channels, group_in, kh, kw = w.weight.shape
     halo = halo_of_conv(x.layout.shape, (kh, kw), window)
-    grouped = window.groups > 1
-    planar = _is_planar_input(draft, x) and not grouped and window.dilation[1] == 1
-    x = (as_planes if planar else as_image)(draft, x, halo, w.in_zero_point, w.layer)
-    in_row, pixel = x.layout.strides[2], x.layout.strides[3]
-    rows, columns = out.layout.shape[2:]
-    contiguous = not grouped and pixel == group_in and window.dilation[1] == 1
-    down = window.dilation[0] * in_row
-    if planar:
-        plane = x.layout.strides[1]
-        offsets, length = tuple(c * plane + y * down for c in range(group_in) for y in range(kh)), kw
-        weight = w.weight.reshape(channels, group_in * kh, kw)
-    elif contiguous:
-        offsets, length = tuple(y * down for y in range(kh)), kw * group_in
-        weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh, length)
-    else:
-        across = window.dilation[1] * pixel
-        offsets = tuple(y * down + c * across for y in range(kh) for c in range(kw))
-        length = group_in
-        weight = w.weight.transpose(0, 2, 3, 1).reshape(channels, kh * kw, length)
-    steps = (
-        window.stride[0] * in_row,
-        window.stride[1] * pixel,
-        out.layout.strides[2],
-        out.layout.strides[3],
-    )
     summand, residual = ending.residual, None
     if summand is not None:
         image = as_image(draft, summand.image, NO_HALO, 0, w.layer)
         ending = Ending(ending.clamp, Sum(image, summand.scalars))
         row, column = image.layout.strides[2:]
         residual = Residual(row, column, summand.scalars, image.dtype == "int8")
-    in_one_row = steps[0] == columns * steps[1] and steps[2] == columns * steps[3]
-    if in_one_row and (residual is None or residual.row == columns * residual.column):
-        rows, columns = 1, rows * columns
-    depthwise = grouped and group_in == 1 and channels == window.groups
-    geometry = _geometry(
-        x,
-        out,
-        "depthwise" if depthwise else "grouped" if grouped else "dot",
-        (rows, columns),
-        steps,
-        offsets,
-        length,
-        w,
-        ending,
-        channels // window.groups,
-        residual,
-    )
-    base = x.layout.offset - window.padding[0] * in_row - window.padding[1] * pixel
+    depthwise = window.groups > 1 and group_in == 1 and channels == window.groups
+    kind = "depthwise" if depthwise else "grouped" if window.groups > 1 else "dot"
+
+    def geometry_of(reading: Reading) -> Geometry:
+        rows, columns = out.layout.shape[2:]
+        steps = (reading.row, reading.column, *out.layout.strides[2:])
+        in_one_row = steps[0] == columns * steps[1] and steps[2] == columns * steps[3]
+        if in_one_row and (residual is None or residual.row == columns * residual.column):
+            rows, columns = 1, rows * columns
+        group_out = channels // window.groups
+        extents = rows, columns
+        return _geometry(
+            x, out, kind, extents, steps, reading.offsets, reading.length, w, ending, group_out, residual
+        )
+
+    reading = None
+    planar = is_planar_input(draft, x) and window.groups == 1 and window.dilation[1] == 1
+    if planar and window.dilation[0] == 1:
+        reading = _of_cells(draft, x, w, window, halo, out)
+    if reading is None or draft.choose(geometry_of(reading), draft.profile.isas).overread_bytes < LONG_STEP:
+        reading = (_of_planes if planar else _of_pixels)(draft, x, w, window, halo)
     macs = prod(out.layout.shape) * group_in * kh * kw
-    _emit(draft, geometry, draft.address(x, base), weight, w, ending, out, ("conv2d", macs))
+    source = reading.source()
+    _emit(draft, geometry_of(reading), source, reading.weight, w, ending, out, ("conv2d", macs))
 
 
 def lower_linear(draft: Draft, x: Value, w: Weights, ending: Ending, out: Value) -> None:
