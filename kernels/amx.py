@@ -1,15 +1,19 @@
 """Dot-product family on AMX: tiles of 16 pixels x 64 bytes against 64 bytes x 16 channels.
 
-The same sum over taps as in `dot.py`. Two tiles of pixels by `vectors` tiles of channels are accumulated in tile
-registers: a step. While the tile unit works on a step, the vector units finish the step before, a few pixels after each
-chunk of the sum: the two hardly overlap otherwise, since the processor looks no further ahead than 512 instructions.
+The same sum over taps as in `dot.py`. Four tiles are accumulated in tile registers, a step: two tiles of pixels by two of
+channels, or four by one, which reads weights half as often and pixels twice. While the tile unit works on a step, the
+vector units finish the step before, a few pixels after each chunk of the sum: the two hardly overlap otherwise, since
+the processor looks no further ahead than 512 instructions.
 
-Vectors of 32 bytes finish: after a tile product whole vectors run at half their rate for some 200 cycles.
+Vectors of 64 bytes finish, although they share a port with the tile unit and 32 bytes overlap better: a ResNet-50
+took 6.10 ms with vectors of 32 bytes and takes 5.57 ms, and no layer got slower. Finishing two steps later instead of one
+gained nothing.
 
 The caller guarantees: permission from the kernel (arch_prctl), a tile configuration from `configuration`, scratch,
 weights packed by `pack`, and 63 readable bytes after the last element of A (their weights are zero).
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -17,23 +21,37 @@ from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish, Images, Pixels
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, local, prim_func, store
-from haqnas.kernels.x86_finish import AVX512_HALF, Block, Narrowing, PackedEpilogue
+from haqnas.kernels.x86_finish import AVX512, Block, Narrowing, PackedEpilogue
 
 LANES = 16
-PIXEL_TILES = 2
+TILES = 8  # of the register file
+TILE_PIXELS = 16
 TILE_BYTES = 1024
 LINE_BYTES = 64  # of the caches
 CHUNK = 64  # elements of A that one tile row holds
 
 
-def block_channels(vectors: int) -> int:
-    """Output channels of a block."""
-    return LANES * vectors
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tiles of `pixels` by tiles of output channels (`vectors`) that are accumulated together."""
 
+    pixels: int
+    vectors: int
 
-def scratch_bytes(vectors: int) -> int:
-    """The accumulators of a step."""
-    return PIXEL_TILES * 16 * block_channels(vectors) * 4
+    @property
+    def channels(self) -> int:
+        """Of a block."""
+        return LANES * self.vectors
+
+    @property
+    def scratch_bytes(self) -> int:
+        """For the accumulators."""
+        return self.pixels * TILE_PIXELS * self.channels * 4
+
+    @property
+    def first_weight(self) -> int:
+        """Tile registers from here on hold weights; those between accumulators and weights hold A."""
+        return TILES - self.vectors
 
 
 class Parameter(IntEnum):
@@ -41,7 +59,7 @@ class Parameter(IntEnum):
 
     STEPS = OWN
     INNER = OWN + 1  # steps of the inner loop
-    PAIRS_INSIDE = OWN + 2  # 1: the inner loop is over pairs of pixel tiles, 0: over blocks of channels
+    PIXELS_INSIDE = OWN + 2  # 1: the inner loop is over pixels, 0: over blocks of channels
     TILES = OWN + 3  # tiles of pixels in the whole output
     ROW_TILES = OWN + 4  # in one row of the output
     HEIGHT = OWN + 5  # pixels of a tile
@@ -49,23 +67,58 @@ class Parameter(IntEnum):
     TAPS = OWN + 7
     CHUNKS = OWN + 8  # tiles of 64 elements at a tap
     GROUPS = OWN + 9  # groups of pixels of a tile to finish after a chunk
-    SKIP = OWN + 14  # chunks after which none is finished yet: the accumulators are on their way to scratch
     IN_ROW = OWN + 10
     IN_COLUMN = OWN + 11
     OUT_ROW = OWN + 12
     OUT_COLUMN = OWN + 13
+    SKIP = OWN + 14  # chunks after which none is finished yet: the accumulators are on their way to scratch
     AHEAD = OWN + 15  # bytes of weights from the start to the first that is prefetched
     LINES = OWN + 16  # lines to prefetch at each chunk
-    OFFSETS = OWN + 17
+    FOLD = OWN + 17  # rows of the output in a tile
+    LAST_ROW = OWN + 18  # where the last tile starts
+    LAST_COLUMN = OWN + 19
+    WRAP = OWN + 20  # pixel i of a tile lies i * WRAP / 256 rows below the first
+    OUT_GAP = OWN + 21  # from behind a row of a tile to the next one, less what lies between them in A
+    RESIDUAL_GAP = OWN + 22
+    OFFSETS = OWN + 23
 
 
-def tile_height(columns: int) -> int:
-    """Pixels in a tile: a row is cut into as few tiles as possible, all of one height."""
-    return -(-columns // -(-columns // 16))
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How an output is cut into tiles of `height` pixels, all alike; the last may overlap the one before.
+
+    A tile is a part of a row, or holds `fold` short rows with the pixels of A that lie between them, `pitch` pixels
+    from row to row: 7x7 pixels of an image with a border are 4 tiles instead of 7, and weights are loaded half as often.
+    What is computed from the pixels between is written where the border or the next row follows, before that is.
+    """
+
+    height: int
+    in_row: int  # tiles
+    fold: int = 1
+    pitch: int = 0
+
+    @classmethod
+    def of(cls, rows: int, columns: int, pitch: int) -> "Tiling":
+        """`pitch`: pixels from one row of A to the next, 0 where that is no whole number."""
+        if rows > 1 and columns < pitch <= 2 * columns:  # what lies between reaches into the next row, no further
+            fold = min(rows, (TILE_PIXELS - columns) // pitch + 1)
+            if fold > 1:
+                return cls((fold - 1) * pitch + columns, 1, fold, pitch)
+        in_row = -(-columns // TILE_PIXELS)
+        return cls(-(-columns // in_row), in_row)
+
+    def tiles(self, rows: int) -> int:
+        """Of so many rows."""
+        return -(-rows // self.fold) * self.in_row
+
+    @property
+    def wrap(self) -> int:
+        """256 / pitch, rounded up: exact for the few pixels of a tile."""
+        return -(-256 // self.pitch) if self.pitch else 0
 
 
-def configuration(height: int, length: int) -> np.ndarray:
-    """The 64 bytes of LDTILECFG: palette 1, tiles 0..3 accumulators, 4 and 5 A, 6 and 7 W.
+def configuration(step: Step, height: int, length: int) -> np.ndarray:
+    """The 64 bytes of LDTILECFG: palette 1, tiles of accumulators, of A, of W.
 
     Taps shorter than a chunk are read no further than they reach: a row that crosses a cache line is slow to load.
     """
@@ -73,26 +126,27 @@ def configuration(height: int, length: int) -> np.ndarray:
     config = np.zeros(64, np.uint8)
     config[0] = 1
     config[16:32:2] = 64  # bytes per row, 16 bits each
-    config[24:28:2] = 4 * groups
-    config[48:54] = height
-    config[54:56] = groups
+    first_act = step.pixels * step.vectors
+    config[16 + 2 * first_act : 16 + 2 * step.first_weight : 2] = 4 * groups
+    config[48 : 48 + step.first_weight] = height
+    config[48 + step.first_weight : 56] = groups
     return config
 
 
-def pack(weight: np.ndarray, vectors: int) -> np.ndarray:
+def pack(weight: np.ndarray, step: Step) -> np.ndarray:
     """(channels, taps, length) int8 -> flat int8: block, tap, chunk, vector, group of four, channel, element."""
     channels, taps, length = weight.shape
-    block = block_channels(vectors)
+    block = step.channels
     blocks, chunks = -(-channels // block), -(-length // CHUNK)
     padded = np.zeros((blocks * block, taps, chunks * CHUNK), np.int8)
     padded[:channels, :, :length] = weight
-    split = padded.reshape(blocks, vectors, LANES, taps, chunks, 16, 4)
+    split = padded.reshape(blocks, step.vectors, LANES, taps, chunks, 16, 4)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 1, 5, 2, 6)).reshape(-1)
 
 
-def symbol(vectors: int, finish: Finish, narrowing: Narrowing) -> str:
+def symbol(step: Step, finish: Finish, narrowing: Narrowing) -> str:
     """The C name of the kernel."""
-    return f"hq_dot_amx_int8_{block_channels(vectors)}_{finish}{narrowing.suffix}"
+    return f"hq_dot_amx_int8_{step.pixels}x{step.channels}_{finish}{narrowing.suffix}"
 
 
 def _tile(name: str, *arguments: Expr) -> None:
@@ -103,37 +157,51 @@ def _pointer(buffer: Buffer, index: Expr) -> Expr:
     return T.address_of(buffer[index])
 
 
-class Work(IntEnum):
+@dataclass(frozen=True, slots=True)
+class Work:
     """Positions in the kernel's variables: what is computed now, and what is finished meanwhile."""
 
-    OUTER = 0
-    INNER = 1
-    PENDING = 2  # groups of a tile to finish; none in the first step
-    BLOCK = 3
-    OUT = 4  # one per tile
-    EXTRA = OUT + PIXEL_TILES
-    COUNT = EXTRA + PIXEL_TILES
+    step: Step
+    outer: int = 0
+    inner: int = 1
+    pending: int = 2  # groups of a tile to finish; none in the first step
+    block: int = 3
+
+    def out(self, m: int) -> int:
+        """Of tile m: where its first output lies."""
+        return 4 + m
+
+    def extra(self, m: int) -> int:
+        """Of tile m: where its first residual lies."""
+        return 4 + self.step.pixels + m
+
+    @property
+    def count(self) -> int:
+        return 4 + 2 * self.step.pixels
 
 
-def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
+def kernel(step: Step, finish: Finish, narrowing: Narrowing) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, [residual,] scratch, configuration, parameters)`."""
-    block = block_channels(vectors)
+    block, vectors, at = step.channels, step.vectors, Work(step)
+    first_act = step.pixels * vectors
+    acts = min(step.pixels, step.first_weight - first_act)  # tiles of A at a time
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         acc, config, p = rest[-3:]
         images = Images(scale, y, rest[0] if finish is Finish.UINT8_ADD else None)
-        epilogue = PackedEpilogue.begin(AVX512_HALF, finish, narrowing, 2 * vectors, p)
-        work = local("int32", Work.COUNT)
+        epilogue = PackedEpilogue.begin(AVX512, finish, narrowing, vectors, p)
+        work = local("int32", at.count)
 
         def place(tile: Expr) -> tuple[Expr, Expr]:
             """(row, first column) of a tile of pixels; a surplus tile repeats the last."""
             index = T.bind(T.min(tile, p[Parameter.TILES] - 1))
-            row = T.bind(T.truncdiv(index, p[Parameter.ROW_TILES]))
-            column = (index - row * p[Parameter.ROW_TILES]) * p[Parameter.HEIGHT]
-            return row, T.bind(T.min(column, p[Parameter.COLUMNS] - p[Parameter.HEIGHT]))
+            line = T.bind(T.truncdiv(index, p[Parameter.ROW_TILES]))
+            column = (index - line * p[Parameter.ROW_TILES]) * p[Parameter.HEIGHT]
+            row = T.min(line * p[Parameter.FOLD], p[Parameter.LAST_ROW])
+            return T.bind(row), T.bind(T.min(column, p[Parameter.LAST_COLUMN]))
 
         def start(n: Expr) -> None:
-            for m in range(PIXEL_TILES):  # a stride of zero repeats the bias in every row of the tile
+            for m in range(step.pixels):  # a stride of zero repeats the bias in every row of the tile
                 for v in range(vectors):
                     source = _pointer(bias, n * block + v * LANES)
                     _tile("tileloadd64", T.uint8(m * vectors + v), source, T.int64(0))
@@ -141,11 +209,16 @@ def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
         def load(n: Expr, bases: list[Expr], t: Expr, k: Expr) -> None:
             tile = ((n * p[Parameter.TAPS] + t) * p[Parameter.CHUNKS] + k) * vectors
             for v in range(vectors):
-                _tile("tileloadd64", T.uint8(6 + v), _pointer(w, (tile + v) * TILE_BYTES), T.int64(64))
+                register = T.uint8(step.first_weight + v)
+                _tile("tileloadd64", register, _pointer(w, (tile + v) * TILE_BYTES), T.int64(64))
+            for m in range(acts):
+                load_act(m, bases, t, k)
+
+        def load_act(m: int, bases: list[Expr], t: Expr, k: Expr) -> None:
+            """More tiles of A than registers: the surplus is loaded when the first have been multiplied."""
+            source = bases[m] + p[Parameter.OFFSETS + t] + k * CHUNK
             stride = T.cast(p[Parameter.IN_COLUMN], "int64")
-            for m in range(PIXEL_TILES):
-                source = bases[m] + p[Parameter.OFFSETS + t] + k * CHUNK
-                _tile("tileloadd64", T.uint8(4 + m), _pointer(a, source), stride)
+            _tile("tileloadd64", T.uint8(first_act + m % acts), _pointer(a, source), stride)
 
         def prefetch(chunk: Expr) -> None:
             """Fetch weights that are read later into the second-level cache, evenly over the whole kernel."""
@@ -156,64 +229,73 @@ def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
                     T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(2), T.int32(1))
                 )
 
-        def multiply() -> None:
-            for m in range(PIXEL_TILES):
+        def multiply(bases: list[Expr], t: Expr, k: Expr) -> None:
+            for m in range(step.pixels):
+                if m >= acts:
+                    load_act(m, bases, t, k)
                 for v in range(vectors):
-                    _tile("tdpbusd", T.uint8(m * vectors + v), T.uint8(4 + m), T.uint8(6 + v))
+                    total, act = T.uint8(m * vectors + v), T.uint8(first_act + m % acts)
+                    _tile("tdpbusd", total, act, T.uint8(step.first_weight + v))
 
         def keep() -> None:
-            for m in range(PIXEL_TILES):
+            for m in range(step.pixels):
                 for v in range(vectors):
-                    target = _pointer(acc, m * 16 * block + v * LANES)
+                    target = _pointer(acc, m * TILE_PIXELS * block + v * LANES)
                     _tile("tilestored64", T.uint8(m * vectors + v), target, T.int64(4 * block))
 
         def end(chunk: Expr, ending: Block) -> None:
             """Finish some pixels of the step before, in the time that a chunk of this one takes."""
             before = (chunk - p[Parameter.SKIP]) * p[Parameter.GROUPS]
-            count = T.min(p[Parameter.GROUPS], work[Work.PENDING] - before)
+            count = T.min(p[Parameter.GROUPS], work[at.pending] - before)
             with T.serial(0, T.if_then_else(chunk < p[Parameter.SKIP], 0, count)) as group:
-                for m in range(PIXEL_TILES):
+                for m in range(step.pixels):
                     epilogue.write_group(pixels(m), before + group, images, ending)
+
+        def lines(i: Expr) -> Expr:
+            """Rows of the output from the first pixel of a tile to pixel i."""
+            return T.shift_right(i * p[Parameter.WRAP], 8)
 
         def pixels(m: int) -> Pixels:
             """The pixels of tile m of the step before."""
             return Pixels(
                 p[Parameter.HEIGHT],
                 acc,
-                lambda i: (m * 16 + i) * block,
-                lambda i: work[Work.OUT + m] + i * p[Parameter.OUT_COLUMN],
-                lambda i: work[Work.EXTRA + m] + i * p[RESIDUAL_COLUMN],
+                lambda i: (m * TILE_PIXELS + i) * block,
+                lambda i: (
+                    work[at.out(m)] + i * p[Parameter.OUT_COLUMN] + lines(i) * p[Parameter.OUT_GAP]
+                ),
+                lambda i: work[at.extra(m)] + i * p[RESIDUAL_COLUMN] + lines(i) * p[Parameter.RESIDUAL_GAP],
             )
 
         def advance(n: Expr, places: list[tuple[Expr, Expr]]) -> None:
             """The step just computed becomes the one to finish."""
-            store(work, epilogue.groups(p[Parameter.HEIGHT]), Work.PENDING)
-            store(work, n, Work.BLOCK)
+            store(work, epilogue.groups(p[Parameter.HEIGHT]), at.pending)
+            store(work, n, at.block)
             for m, (row, column) in enumerate(places):
-                store(work, row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN], Work.OUT + m)
+                store(work, row * p[Parameter.OUT_ROW] + column * p[Parameter.OUT_COLUMN], at.out(m))
                 if images.residual is not None:
-                    store(work, row * p[RESIDUAL_ROW] + column * p[RESIDUAL_COLUMN], Work.EXTRA + m)
-            last = work[Work.INNER] + 1 == p[Parameter.INNER]
-            outer = T.bind(work[Work.OUTER] + T.cast(last, "int32"))
-            store(work, T.if_then_else(last, 0, work[Work.INNER] + 1), Work.INNER)
-            store(work, outer, Work.OUTER)
+                    store(work, row * p[RESIDUAL_ROW] + column * p[RESIDUAL_COLUMN], at.extra(m))
+            last = work[at.inner] + 1 == p[Parameter.INNER]
+            outer = T.bind(work[at.outer] + T.cast(last, "int32"))
+            store(work, T.if_then_else(last, 0, work[at.inner] + 1), at.inner)
+            store(work, outer, at.outer)
 
         _tile("ldtilecfg", _pointer(config, 0))
-        for position in range(Work.COUNT):
+        for position in range(at.count):
             store(work, T.int32(0), position)
-        with T.serial(0, p[Parameter.STEPS] + 1) as step:  # one more, to finish the last
-            is_live = step < p[Parameter.STEPS]
-            inside = p[Parameter.PAIRS_INSIDE] == 1
-            n = T.bind(T.if_then_else(inside, work[Work.OUTER], work[Work.INNER]))
-            pair = T.bind(T.if_then_else(inside, work[Work.INNER], work[Work.OUTER]))
-            places = [place(pair * PIXEL_TILES + m) for m in range(PIXEL_TILES)]
+        with T.serial(0, p[Parameter.STEPS] + 1) as index:  # one more, to finish the last
+            is_live = index < p[Parameter.STEPS]
+            inside = p[Parameter.PIXELS_INSIDE] == 1
+            n = T.bind(T.if_then_else(inside, work[at.outer], work[at.inner]))
+            group = T.bind(T.if_then_else(inside, work[at.inner], work[at.outer]))
+            places = [place(group * step.pixels + m) for m in range(step.pixels)]
             bases = [T.bind(r * p[Parameter.IN_ROW] + c * p[Parameter.IN_COLUMN]) for r, c in places]
-            ending = epilogue.block(work[Work.BLOCK])
+            ending = epilogue.block(work[at.block])
             # The first tiles are loaded before the accumulators of the step before are stored: a load waits for every
             # earlier store whose address agrees in the lower 12 bits, and scratch has them all.
             with T.If(is_live), T.Then():
                 load(n, bases, T.int32(0), T.int32(0))
-            with T.If(step > 0), T.Then():
+            with T.If(index > 0), T.Then():
                 keep()
             with T.If(is_live), T.Then():
                 start(n)
@@ -222,8 +304,8 @@ def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
                 with T.If(is_live), T.Then():
                     with T.If(chunk > 0), T.Then():
                         load(n, bases, t, k)
-                    multiply()
-                    prefetch(step * (p[Parameter.TAPS] * p[Parameter.CHUNKS]) + chunk)
+                    multiply(bases, t, k)
+                    prefetch(index * (p[Parameter.TAPS] * p[Parameter.CHUNKS]) + chunk)
                 end(chunk, ending)
             advance(n, places)
         _tile("tilerelease")
@@ -239,4 +321,4 @@ def kernel(vectors: int, finish: Finish, narrowing: Narrowing) -> PrimFunc:
         "config": "uint8",
         "parameters": "int32",
     }
-    return prim_func(symbol(vectors, finish, narrowing), pointers, body)
+    return prim_func(symbol(step, finish, narrowing), pointers, body)

@@ -7,7 +7,7 @@ accepts a layer serves it. Weight bits below 8 are stored packed; a kernel that 
 
 from collections.abc import Sequence
 
-from haqnas.kernels import depthwise, dot, narrow_rows, neon_rows, x86_rows
+from haqnas.kernels import amx, depthwise, dot, narrow_rows, neon_rows, x86_rows
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
 from haqnas.kernels.x86_finish import Machine, Narrowing
@@ -108,8 +108,8 @@ GROUPED = Kernel(
 
 
 TABLE: tuple[Kernel, ...] = (
-    x86_rows.amx_row(2),
-    x86_rows.amx_row(1),
+    x86_rows.amx_row(amx.Step(2, 2)),
+    x86_rows.amx_row(amx.Step(4, 1)),
     _dot_row(dot.AVX512_VNNI, dot.Tile(6, 2)),
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
     _dot_row(dot.AVX2, dot.Tile(4, 2)),

@@ -110,7 +110,6 @@ class Machine:
 
 
 AVX512 = Machine(16, True)
-AVX512_HALF = Machine(8, True)  # beside AMX: while tiles are multiplied, whole vectors run at half their rate
 AVX2 = Machine(8, False)
 
 

@@ -18,47 +18,76 @@ def narrowing(g: Geometry) -> Narrowing:
     return Narrowing.of(g.zero_point, g.low, g.high, g.is_bounded)
 
 
-def amx_row(vectors: int) -> Kernel:
-    """AMX: tiles of 16 pixels by `vectors` times 16 output channels."""
-    block = amx.block_channels(vectors)
+# Cycles on Sapphire Rapids: to load a tile from the first- and the second-level cache, and a step besides its products.
+LOAD, FAR_LOAD, STEP_OVERHEAD = 10, 32, 200
+NEAR_WEIGHT_BYTES, NEAR_ACT_BYTES = 24 << 10, 42 << 10  # they share 48 KB
+
+
+def amx_row(step: amx.Step) -> Kernel:
+    """AMX: `step` tiles of pixels by tiles of 16 output channels at a time."""
+    block = step.channels
+
+    def tiling(g: Geometry) -> amx.Tiling:
+        is_whole = g.in_column > 0 and g.in_row % g.in_column == 0
+        return amx.Tiling.of(g.rows, g.columns, g.in_row // g.in_column if is_whole else 0)
+
+    def sums(g: Geometry) -> int:
+        return len(g.offsets) * -(-g.length // amx.CHUNK)
+
+    def size(g: Geometry) -> tuple[int, int]:
+        """Groups of pixel tiles, blocks of channels."""
+        return -(-tiling(g).tiles(g.rows) // step.pixels), -(-g.channels // block)
+
+    def act_bytes(g: Geometry) -> int:
+        return max(g.rows * g.in_row, g.rows * g.columns * g.in_column)
+
+    def cost(g: Geometry) -> float:
+        (groups, blocks), tile = size(g), step.pixels * step.vectors * tiling(g).height
+        are_weights_far = sums(g) * step.vectors * amx.TILE_BYTES > NEAR_WEIGHT_BYTES
+        loads = step.vectors * (FAR_LOAD if are_weights_far else LOAD)
+        loads += step.pixels * (FAR_LOAD if act_bytes(g) > NEAR_ACT_BYTES else LOAD)
+        return groups * blocks * (sums(g) * max(tile, loads) + STEP_OVERHEAD)
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
-        p = amx.Parameter
-        height = amx.tile_height(g.columns)
-        row_tiles = -(-g.columns // height)
-        pairs, blocks = -(-row_tiles * g.rows // amx.PIXEL_TILES), -(-g.channels // block)
-        chunks = -(-g.length // amx.CHUNK)
-        sums = len(g.offsets) * chunks
+        p, tiles, (groups, blocks) = amx.Parameter, tiling(g), size(g)
         # Few weights stay in the first-level cache: then each pixel is read and written once, whole.
-        block_bytes = sums * vectors * amx.TILE_BYTES
-        pairs_inside = blocks * block_bytes > RESIDENT_WEIGHT_BYTES
-        groups = -(-height // (x86_finish.PACKED // (2 * vectors)))
-        skip = 1 if sums > 1 else 0
+        block_bytes = sums(g) * step.vectors * amx.TILE_BYTES
+        pixels_inside = blocks * block_bytes > RESIDENT_WEIGHT_BYTES
+        to_finish = -(-tiles.height // (x86_finish.PACKED // step.vectors))
+        skip = 1 if sums(g) > 1 else 0
+        between = tiles.pitch if tiles.fold > 1 else 0
         values = finish_values(g) | {
-            p.STEPS: pairs * blocks,
-            p.INNER: pairs if pairs_inside else blocks,
-            p.PAIRS_INSIDE: pairs_inside,
-            p.TILES: row_tiles * g.rows,
-            p.ROW_TILES: row_tiles,
-            p.HEIGHT: height,
-            p.COLUMNS: g.columns,
+            p.STEPS: groups * blocks,
+            p.INNER: groups if pixels_inside else blocks,
+            p.PIXELS_INSIDE: pixels_inside,
+            p.TILES: tiles.tiles(g.rows),
+            p.ROW_TILES: tiles.in_row,
+            p.HEIGHT: tiles.height,
+            p.FOLD: tiles.fold,
+            p.LAST_ROW: g.rows - tiles.fold,
+            p.LAST_COLUMN: max(0, g.columns - tiles.height),
+            p.WRAP: tiles.wrap,
+            p.OUT_GAP: g.out_row - between * g.out_column,
+            p.RESIDUAL_GAP: g.residual.row - between * g.residual.column if g.residual else 0,
             p.TAPS: len(g.offsets),
-            p.CHUNKS: chunks,
-            p.GROUPS: -(-groups // (sums - skip)),
+            p.CHUNKS: sums(g) // len(g.offsets),
+            p.GROUPS: -(-to_finish // (sums(g) - skip)),
             p.SKIP: skip,
             # The next block while this one is multiplied; past the last block lie the next layer's weights.
-            p.AHEAD: block_bytes if pairs_inside else blocks * block_bytes,
-            p.LINES: -(-vectors * amx.TILE_BYTES // (amx.LINE_BYTES * pairs)) if pairs_inside else 1,
+            p.AHEAD: block_bytes if pixels_inside else blocks * block_bytes,
+            p.LINES: (
+                -(-step.vectors * amx.TILE_BYTES // (amx.LINE_BYTES * groups)) if pixels_inside else 1
+            ),
             p.IN_ROW: g.in_row,
             p.IN_COLUMN: g.in_column,
             p.OUT_ROW: g.out_row,
             p.OUT_COLUMN: g.out_column,
         }
-        scratch = Scratch(amx.scratch_bytes(vectors))
-        return scratch, amx.configuration(height, g.length), parameters(values, g.offsets, p.OFFSETS)
+        config = amx.configuration(step, tiles.height, g.length)
+        return Scratch(step.scratch_bytes), config, parameters(values, g.offsets, p.OFFSETS)
 
     return Kernel(
-        name=f"dot/amx-int8/{block}",
+        name=f"dot/amx-int8/{step.pixels}x{block}",
         isa="amx-int8",
         kind="dot",
         weight_bits=WEIGHT_BITS,
@@ -68,15 +97,14 @@ def amx_row(vectors: int) -> Kernel:
         act_offset=0,
         # Short rows leave tiles empty, short taps leave chunks empty: VNNI wastes less there.
         accepts=lambda g: (
-            g.columns >= 5 and g.length >= 12 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
+            tiling(g).height >= 5 and g.length >= 12 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
         ),
-        pack=lambda _, weight: amx.pack(weight, vectors),
+        pack=lambda _, weight: amx.pack(weight, step),
         finishes=tuple(Finish),
-        function=lambda g, finish: amx.kernel(vectors, finish, narrowing(g)),
-        symbol=lambda g, finish: amx.symbol(vectors, finish, narrowing(g)),
+        function=lambda g, finish: amx.kernel(step, finish, narrowing(g)),
+        symbol=lambda g, finish: amx.symbol(step, finish, narrowing(g)),
         extras=extras,
-        # A step of one tile of channels takes two thirds of the time of two: pixels are loaded all the same.
-        cost=lambda g: -(-g.channels // block) * (3 if vectors == 2 else 2),
+        cost=cost,
     )
 
 
