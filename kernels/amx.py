@@ -1,13 +1,13 @@
 """Dot-product family on AMX: tiles of 16 pixels x 64 bytes against 64 bytes x 16 channels.
 
-The same sum over taps as in `dot.py`. Four tiles are accumulated in tile registers, a step: two tiles of pixels by two of
-channels, or four by one, which reads weights half as often and pixels twice. While the tile unit works on a step, the
+The same sum over taps as in `dot.py`. Four tiles are accumulated in tile registers, a step: two tiles of pixels by
+two of channels, or four by one, which reads weights half as often and pixels twice. While the tile unit works on a step, the
 vector units finish the step before, a few pixels after each chunk of the sum: the two hardly overlap otherwise, since
 the processor looks no further ahead than 512 instructions.
 
 Vectors of 64 bytes finish, although they share a port with the tile unit and 32 bytes overlap better: a ResNet-50
-took 6.10 ms with vectors of 32 bytes and takes 5.57 ms, and no layer got slower. Finishing two steps later instead of one
-gained nothing.
+took 6.10 ms with vectors of 32 bytes and takes 5.57 ms, and no layer got slower. Finishing two steps later instead of
+one gained nothing.
 
 The caller guarantees: permission from the kernel (arch_prctl), a tile configuration from `configuration`, scratch,
 weights packed by `pack`, and 63 readable bytes after the last element of A (their weights are zero).
@@ -88,8 +88,8 @@ class Tiling:
     """How an output is cut into tiles of `height` pixels, all alike; the last may overlap the one before.
 
     A tile is a part of a row, or holds `fold` short rows with the pixels of A that lie between them, `pitch` pixels
-    from row to row: 7x7 pixels of an image with a border are 4 tiles instead of 7, and weights are loaded half as often.
-    What is computed from the pixels between is written where the border or the next row follows, before that is.
+    from row to row: 7x7 pixels of an image with a border are 4 tiles instead of 7, and weights are loaded half as
+    often. What is computed from the pixels between is written where the border or the next row follows, before that is.
     """
 
     height: int
@@ -100,7 +100,9 @@ class Tiling:
     @classmethod
     def of(cls, rows: int, columns: int, pitch: int) -> "Tiling":
         """`pitch`: pixels from one row of A to the next, 0 where that is no whole number."""
-        if rows > 1 and columns < pitch <= 2 * columns:  # what lies between reaches into the next row, no further
+        if (
+            rows > 1 and columns < pitch <= 2 * columns
+        ):  # what lies between reaches into the next row, no further
             fold = min(rows, (TILE_PIXELS - columns) // pitch + 1)
             if fold > 1:
                 return cls((fold - 1) * pitch + columns, 1, fold, pitch)
@@ -261,9 +263,7 @@ def kernel(step: Step, finish: Finish, narrowing: Narrowing) -> PrimFunc:
                 p[Parameter.HEIGHT],
                 acc,
                 lambda i: (m * TILE_PIXELS + i) * block,
-                lambda i: (
-                    work[at.out(m)] + i * p[Parameter.OUT_COLUMN] + lines(i) * p[Parameter.OUT_GAP]
-                ),
+                lambda i: work[at.out(m)] + i * p[Parameter.OUT_COLUMN] + lines(i) * p[Parameter.OUT_GAP],
                 lambda i: work[at.extra(m)] + i * p[RESIDUAL_COLUMN] + lines(i) * p[Parameter.RESIDUAL_GAP],
             )
 

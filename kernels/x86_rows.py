@@ -75,9 +75,7 @@ def amx_row(step: amx.Step) -> Kernel:
             p.SKIP: skip,
             # The next block while this one is multiplied; past the last block lie the next layer's weights.
             p.AHEAD: block_bytes if pixels_inside else blocks * block_bytes,
-            p.LINES: (
-                -(-step.vectors * amx.TILE_BYTES // (amx.LINE_BYTES * groups)) if pixels_inside else 1
-            ),
+            p.LINES: (-(-step.vectors * amx.TILE_BYTES // (amx.LINE_BYTES * groups)) if pixels_inside else 1),
             p.IN_ROW: g.in_row,
             p.IN_COLUMN: g.in_column,
             p.OUT_ROW: g.out_row,

@@ -1,4 +1,4 @@
-"""The input image as the first convolution reads it: in planes with a border, or in cells of a few rows and channels."""
+"""The input image as the first convolution reads it: in planes with a border, or in cells of rows and channels."""
 
 from dataclasses import dataclass
 

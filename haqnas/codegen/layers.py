@@ -156,7 +156,9 @@ def _of_pixels(draft: Draft, x: Value, w: Weights, window: Window, halo: Halo) -
     )
 
 
-LONG_STEP = 16  # bytes of a tap that a kernel multiplies at once; from here on the short taps of planes waste most
+LONG_STEP = (
+    16  # bytes of a tap that a kernel multiplies at once; from here on the short taps of planes waste most
+)
 
 
 def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: Ending, out: Value) -> None:
