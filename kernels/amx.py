@@ -1,9 +1,9 @@
 """Dot-product family on AMX: tiles of 16 pixels x 64 bytes against 64 bytes x 16 channels.
 
 The same sum over taps as in `dot.py`. Four tiles are accumulated in tile registers, a step: two tiles of pixels by
-two of channels, or four by one, which reads weights half as often and pixels twice. While the tile unit works on a step, the
-vector units finish the step before, a few pixels after each chunk of the sum: the two hardly overlap otherwise, since
-the processor looks no further ahead than 512 instructions.
+two of channels, or four by one, which reads weights half as often and pixels twice. While the tile unit works on a
+step, the vector units finish the step before, a few pixels after each chunk of the sum: the two hardly overlap
+otherwise, since the processor looks no further ahead than 512 instructions.
 
 Vectors of 64 bytes finish, although they share a port with the tile unit and 32 bytes overlap better: a ResNet-50
 took 6.10 ms with vectors of 32 bytes and takes 5.57 ms, and no layer got slower. Finishing two steps later instead of
