@@ -100,9 +100,7 @@ class Tiling:
     @classmethod
     def of(cls, rows: int, columns: int, pitch: int) -> "Tiling":
         """`pitch`: pixels from one row of A to the next, 0 where that is no whole number."""
-        if (
-            rows > 1 and columns < pitch <= 2 * columns
-        ):  # what lies between reaches into the next row, no further
+        if rows > 1 and columns <= pitch <= 2 * columns:  # no further than into the next row
             fold = min(rows, (TILE_PIXELS - columns) // pitch + 1)
             if fold > 1:
                 return cls((fold - 1) * pitch + columns, 1, fold, pitch)

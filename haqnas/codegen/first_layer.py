@@ -82,7 +82,7 @@ class Cells:
     @property
     def row_bytes(self) -> int:
         """From one row of cells to the next."""
-        return max(self.size[1], cells.TOGETHER) * cells.CELL_BYTES
+        return self.size[1] * cells.CELL_BYTES
 
     @property
     def length(self) -> int:
@@ -125,7 +125,9 @@ class Cells:
         parameters[p.SOURCE_ROW] = self.stride[0] * row
         parameters[p.CELL_ROW] = self.row_bytes
         array = np.array([*parameters, *streams], np.int32)
-        target = Reference(draft.allocate(self.size[0] * self.row_bytes))
+        # Of a row shorter than a tile of cells the surplus is overwritten by the next row; the last needs room for it.
+        surplus = max(0, cells.TOGETHER - self.size[1]) * cells.CELL_BYTES
+        target = Reference(draft.allocate(self.size[0] * self.row_bytes + surplus))
         arguments = (target, Reference(planes.buffer), draft.constant(array))
         width = self.stride[1]
         draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer)

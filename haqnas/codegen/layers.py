@@ -104,7 +104,8 @@ class Reading:
 def _of_cells(draft: Draft, x: Value, w: Weights, window: Window, halo: Halo, out: Value) -> Reading | None:
     """Of an input in planes, gathered into cells; None where they cannot hold it."""
     channels, (kh, kw) = w.weight.shape[1], w.weight.shape[2:]
-    plan = Cells.of(channels, (kh, kw), window.stride, out.layout.shape[2:])
+    rows, columns = out.layout.shape[2:]
+    plan = Cells.of(channels, (kh, kw), window.stride, (rows, columns))
     if plan is None or w.weight_bits == 1:  # a packed 1-bit weight cannot be the zero of what no filter reads
         return None
     return Reading(
@@ -176,7 +177,8 @@ def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: End
 
     def geometry_of(reading: Reading) -> Geometry:
         rows, columns = out.layout.shape[2:]
-        steps = (reading.row, reading.column, *out.layout.strides[2:])
+        out_row, out_column = out.layout.strides[2:]
+        steps = reading.row, reading.column, out_row, out_column
         in_one_row = steps[0] == columns * steps[1] and steps[2] == columns * steps[3]
         if in_one_row and (residual is None or residual.row == columns * residual.column):
             rows, columns = 1, rows * columns
@@ -188,7 +190,7 @@ def lower_conv2d(draft: Draft, x: Value, w: Weights, window: Window, ending: End
 
     reading = None
     planar = is_planar_input(draft, x) and window.groups == 1 and window.dilation[1] == 1
-    if planar and window.dilation[0] == 1:
+    if (planar or x.layout.shape[1] == 1) and window.groups == 1 and window.dilation == (1, 1):
         reading = _of_cells(draft, x, w, window, halo, out)
     if reading is None or draft.choose(geometry_of(reading), draft.profile.isas).overread_bytes < LONG_STEP:
         reading = (_of_planes if planar else _of_pixels)(draft, x, w, window, halo)
