@@ -15,6 +15,7 @@ from haqnas.kernels.tir import Buffer, Expr, convert, splat
 LANES = 4  # int32 in a register
 CHUNK = 16  # bytes in a register
 MOST_NARROWING_SHIFT = 16
+UNITS = 3 << 22  # float32 numbers near it are whole
 
 
 def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
@@ -53,18 +54,23 @@ def halves(register: Expr, lanes: int) -> tuple[Expr, Expr]:
 class Clamp:
     """Which parts of "add the zero point, clamp to low .. high" a kernel has code for."""
 
-    moves: bool  # the zero point, as it is stored, is not 0
+    moves: bool  # it adds the zero point to 16-bit numbers
     clamps: bool  # low .. high is not all that a byte holds
     is_signed: bool = False  # x - 128 is stored, and so are the zero point, low and high
+    is_short: bool = False  # the numbers before it fit 16 bits
 
     @classmethod
-    def of(cls, zero_point: int, low: int, high: int, is_signed: bool = False) -> "Clamp":
-        return cls(is_signed or zero_point != 0, (low, high) != (0, 255), is_signed)
+    def of(
+        cls, zero_point: int, low: int, high: int, is_signed: bool = False, is_short: bool = False
+    ) -> "Clamp":
+        """`is_short`: of accumulators whose rounding adds an even zero point (see `Ending.rounded`)."""
+        moves = zero_point % 2 != 0 if is_short else is_signed or zero_point != 0
+        return cls(moves, (low, high) != (0, 255), is_signed, is_short)
 
     @property
     def suffix(self) -> str:
-        zero_point = "s" if self.is_signed else "z" if self.moves else ""
-        return zero_point + ("c" if self.clamps else "")
+        flags = (("h", self.is_short), ("s", self.is_signed), ("z", self.moves), ("c", self.clamps))
+        return "".join(letter for letter, is_set in flags if is_set)
 
     def bounds(self, parameters: Buffer, first: int) -> tuple[Expr, Expr, Expr]:
         """What `bytes_of` wants, from the zero point, low and high at `first`."""
@@ -132,12 +138,15 @@ class Ending:
     ]  # before a sum: low - zero point, high - zero point, what the sum moves it by
     operands: tuple[Expr, ...]  # of a sum: two multipliers int16, the residual's zero point as it is stored
     sum_bounds: tuple[Expr, Expr, Expr]
+    rounder: Expr  # float32
 
     @classmethod
     def begin(cls, finish: Finish, clamp: Clamp, sum_: Sum | None, parameters: Buffer) -> "Ending":
         """`sum_` for a kernel that adds another image."""
         zero_point, low, high = (parameters[ZERO_POINT + k] for k in range(3))
         a_zero, a_multiplier, b_zero, b_multiplier = (parameters[ADD + k] for k in range(4))
+        stored = zero_point - (128 if clamp.is_signed else 0)
+        rounder = T.int32(UNITS) if sum_ or clamp.moves else UNITS + stored
         # A vector that LLVM knows nothing of: it would split usubl into uxtl and sub.
         if sum_ and sum_.reads_signed:
             opaque = intrinsic("int8x8", "sqxtn.v8i8", splat(T.cast(b_zero - 128, "int16"), 8))
@@ -155,6 +164,7 @@ class Ending:
             ),
             (T.cast(a_multiplier, "int16"), T.cast(b_multiplier, "int16"), opaque),
             (sum_.clamp if sum_ else clamp).bounds(parameters, ADD + 5),
+            T.cast(rounder, "float32"),
         )
 
     @property
@@ -162,18 +172,29 @@ class Ending:
         """Most elements that `finished` makes at once."""
         return LANES if self.finish is Finish.FLOAT32 else CHUNK
 
-    def finished(self, totals: Sequence[Expr], scales: Sequence[Expr], residual: Expr | None) -> Expr:
-        """int32x4 accumulators (one for float32, else two or four) -> what is stored, as one vector.
+    def rounded(self, scaled: Sequence[Expr]) -> list[Expr]:
+        """float32x4, an even number -> int16x8, half as many, rounded half to even.
 
-        fcvtns rounds half to even and saturates, as does each narrowing, so no clamp is needed before them.
+        fcvtns and sqxtn saturate. Numbers that fit 16 bits need neither: a large even number is added, whose float32
+        ends at the units, so the addition rounds; the low halves of the sums are the results (uzp1). It adds an even
+        zero point on the way. The fence keeps LLVM from rounding product and sum at once (fmla).
         """
+        if not self.clamp.is_short:
+            words = [intrinsic("int32x4", "fcvtns.v4i32.v4f32", value) for value in scaled]
+            return _pairs([intrinsic("int16x4", "sqxtn.v4i16", word) for word in words])
+        fenced = [T.call_llvm_pure_intrin("float32x4", "llvm.arithmetic.fence", value) for value in scaled]
+        sums = [T.reinterpret("int16x8", value + splat(self.rounder, LANES)) for value in fenced]
+        even = list(range(0, 16, 2))
+        return [T.Shuffle([sums[i], sums[i + 1]], even) for i in range(0, len(sums), 2)]
+
+    def finished(self, totals: Sequence[Expr], scales: Sequence[Expr], residual: Expr | None) -> Expr:
+        """int32x4 accumulators (one for float32, else two or four) -> what is stored, as one vector."""
         scaled = [
             convert(total, "float32", LANES) * scale for total, scale in zip(totals, scales, strict=True)
         ]
         if self.finish is Finish.FLOAT32:
             return scaled[0]
-        rounded = [intrinsic("int32x4", "fcvtns.v4i32.v4f32", value) for value in scaled]
-        pairs = _pairs([intrinsic("int16x4", "sqxtn.v4i16", value) for value in rounded])
+        pairs = self.rounded(scaled)
         if self.sum is None or residual is None:
             return self.clamp.bytes_of(pairs, self.bounds)
         parts = [residual] if len(pairs) == 1 else halves(residual, 8)

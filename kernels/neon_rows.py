@@ -28,12 +28,12 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
 
     def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
         cut = steps(g)
-        sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed)
+        sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
         if max(tiling.pixels) == 1:  # one pixel has few outputs to finish, so one form of it serves all
             clamp = Clamp(moves=True, clamps=True)
         if g.residual:
             sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
-            clamp = Clamp.of(g.zero_point, g.low, g.high)
+            clamp = Clamp(moves=False, clamps=False, is_short=g.is_short)
         sizes = tuple(neon_dot.tile_counts(g.columns, tiling.costs))
         is_full = g.channels % tiling.block == 0
         return neon_dot.Variant(
@@ -115,7 +115,7 @@ def depthwise_row(is_unrolled: bool) -> Kernel:
 
     def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
         sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.COSTS))
-        clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed)
+        clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
         return neon_depthwise.Variant(form(g), sizes, clamp, finish)
 
     return Kernel(

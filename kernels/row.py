@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -31,9 +32,22 @@ class Geometry:
     weight_bits: int
     act_bits: int
     residual: "Residual | None" = None
-    is_bounded: bool = False  # no accumulator * scale leaves the range of int32
+    greatest: float = inf  # no |accumulator * scale| is more
     reads_signed: bool = False  # the input is stored as int8 x - 128
     writes_signed: bool = False
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every accumulator * scale fits int32, with room for float32 to round up.
+
+        Only a layer with weights far out of proportion to its outputs (a dead one, say) fails this.
+        """
+        return self.greatest < 2**30
+
+    @property
+    def is_short(self) -> bool:
+        """Whether every accumulator * scale fits int16, also with a zero point added: true of most layers."""
+        return self.greatest < 2**15 - 2**9
 
     @property
     def is_signed(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from haqnas.kernels import subbyte
 from haqnas.kernels.cells import CELL_BYTES
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel, Residual, Scratch
+from haqnas.quantspec import act_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,22 +292,21 @@ def _geometry(
         weight_bits=w.weight_bits,
         act_bits=w.act_bits,
         residual=residual,
-        is_bounded=_is_bounded(w),
+        greatest=_greatest(w),
         reads_signed=x.dtype == "int8",
         writes_signed=out.dtype == "int8",
     )
 
 
-def _is_bounded(w: Weights) -> bool:
-    """Whether every accumulator * scale fits int32, with room for float32 to round up.
-
-    Only a layer with weights far out of proportion to its outputs (a dead one, say) fails this.
-    """
-    channels = w.weight.reshape(len(w.bias), -1).astype(np.int64) if len(w.weight) == len(w.bias) else None
-    if channels is None:
-        return False
-    greatest = 255 * np.abs(channels).sum(axis=1) + np.abs(w.bias.astype(np.int64))
-    return bool((greatest * w.scale.astype(np.float64)).max(initial=0) < 2**30)
+def _greatest(w: Weights) -> float:
+    """Upper bound of |accumulator * scale| over all inputs and channels."""
+    if len(w.weight) != len(w.bias):
+        return inf
+    weight = w.weight.reshape(len(w.bias), -1).astype(np.int64)
+    rising, falling = np.maximum(weight, 0).sum(axis=1), -np.minimum(weight, 0).sum(axis=1)
+    above, below = act_range(w.act_bits)[1] - w.in_zero_point, w.in_zero_point
+    most = np.maximum(rising * above + falling * below + w.bias, falling * above + rising * below - w.bias)
+    return float((most * w.scale.astype(np.float64)).max(initial=0))
 
 
 def _emit(

@@ -146,7 +146,7 @@ def make_case(
         x = np.full_like(x, act_max)
         x[..., ::2] = rng.choice([0, act_max])
     spread = act_max * high * np.sqrt(inputs / groups * kh * kw)
-    stretch = 1e9 if kind == "beyond int32" else 1  # of accumulator * scale
+    stretch = {"beyond int16": 300, "beyond int32": 1e9}.get(kind, 1)  # of accumulator * scale
     case = {
         "x": x.astype(np.uint8),
         "weight": torch.from_numpy(weight.astype(np.int8)),
@@ -165,6 +165,13 @@ def make_case(
             (e + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for e, k in ((height, kh), (width, kw))
         )
         case["image"] = rng.integers(0, 256, (1, outputs, rows, columns)).astype(np.uint8)
+    # Products that lie between two integers, exactly (0.5) or once rounded to float32 (0.9): who rounds product and sum
+    # at once gets these wrong.
+    if kind == "halves":
+        case["weight"] = torch.from_numpy(rng.integers(-1, 2, size).astype(np.int8))
+        case["x"] = rng.integers(0, 4, x.shape).astype(np.uint8)
+        case["bias"] = torch.from_numpy(rng.integers(-99, 100, outputs).astype(np.int32))
+        case["scale"] = torch.from_numpy(rng.choice([0.5, 0.9], outputs).astype(np.float32))
     return case
 
 
@@ -223,7 +230,11 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
         for kind, shape in itertools.product(("random", "extreme", "random"), SHAPES[row.kind])
     ]
     cases += [make_case(shape, 8, 8, "extreme", rng) for shape in SHAPES[row.kind]]
-    cases += [make_case(shape, 8, 8, "beyond int32", rng) for shape in SHAPES[row.kind][:3]]
+    cases += [
+        make_case(shape, 8, 8, kind, rng)
+        for kind in ("beyond int16", "beyond int32", "halves")
+        for shape in SHAPES[row.kind][:3]
+    ]
     if row.kind == "dot":
         cases += [greatest_case(w, a, rng) for w in row.weight_bits for a in row.act_bits]
     graph, raw = side_by_side(cases)
