@@ -84,15 +84,16 @@ def unpack(packed: np.ndarray, bits: int, count: int, lanes: int = LANES) -> np.
     return ((flat ^ sign) - sign).astype(np.int8)
 
 
-def codes(packed: Buffer, first: Expr, bits: int, lanes: int) -> list[Expr]:
-    """The values of the group that starts at byte `first`: uint8 vectors, not yet signed."""
+def codes(packed: Buffer, first: Expr, bits: int, lanes: int, raised: int = 0) -> list[Expr]:
+    """The values of the group that starts at byte `first`: uint8 vectors, `raised` bits up, not yet signed."""
     vectors = group_vectors(bits)
     parts: list[list[Expr]] = [[] for _ in range(vectors)]
     for width, start, low in _fields(bits):
         for source in range(vectors * width // 8):
             vector = load(packed, first + (start + source) * lanes, lanes)
             for k in range(8 // width):
-                parts[source * 8 // width + k].append(_moved(vector, width * k, width, low, lanes))
+                field = _moved(vector, width * k, width, low + raised, lanes)
+                parts[source * 8 // width + k].append(field)
     return [_joined(part) for part in parts]
 
 
@@ -121,6 +122,24 @@ def signed(code: Expr, bits: int, lanes: int) -> Expr:
     sign = splat(T.uint8(1 if bits == 1 else 1 << (bits - 1)), lanes)
     value = code + code - sign if bits == 1 else T.bitwise_xor(code, sign) - sign
     return T.reinterpret(lanes_of("int8", lanes), value)
+
+
+def upper_values(packed: Buffer, first: Expr, bits: int, lanes: int, vectors: int) -> list[Expr]:
+    """`vectors` int8 vectors from byte `first` on: whole groups, in the upper bits of their bytes.
+
+    There the sign of a value is that of its byte; one bit and eight stay what they are.
+    """
+    if bits == 8:
+        return [load(packed, first + v * lanes, lanes) for v in range(vectors)]
+    values = []
+    for group in range(vectors // group_vectors(bits)):
+        start = first + group * group_vectors(bits) * lanes * bits // 8
+        if bits == 1:
+            values += [signed(code, 1, lanes) for code in codes(packed, start, 1, lanes)]
+        else:
+            raised = codes(packed, start, bits, lanes, 8 - bits)
+            values += [T.reinterpret(lanes_of("int8", lanes), code) for code in raised]
+    return values
 
 
 def emit_unpack(target: Buffer, packed: Buffer, first: Expr, groups: Expr, bits: int, lanes: int) -> None:

@@ -7,7 +7,7 @@ accepts a layer serves it. Weight bits below 8 are stored packed; a kernel that 
 
 from collections.abc import Sequence
 
-from haqnas.kernels import amx, depthwise, dot, narrow_rows, neon_rows, x86_rows
+from haqnas.kernels import amx, depthwise, dot, gemv, narrow_rows, neon_rows, x86_rows
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
 from haqnas.kernels.x86_finish import Machine, Narrowing
@@ -112,6 +112,7 @@ TABLE: tuple[Kernel, ...] = (
     x86_rows.amx_row(amx.Step(4, 1)),
     _dot_row(dot.AVX512_VNNI, dot.Tile(6, 2)),
     _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
+    gemv.ROW,
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
     _dot_row(dot.AVX2, dot.Tile(6, 1)),
     *narrow_rows.AVX2_ROWS,

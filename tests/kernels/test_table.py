@@ -54,6 +54,8 @@ SHAPES = {
         (12, 24, 4, 9, 3, 3, 1, 1, 1, 1),
         (100, 45, 1, 1, 1, 1, 1, 0, 1, 1),
         (64, 32, 1, 1, 1, 1, 1, 0, 1, 1),
+        (36, 200, 1, 1, 1, 1, 1, 0, 1, 1),
+        (24, 150, 3, 3, 3, 3, 1, 0, 1, 1),
     ),
     "depthwise": (
         (5, 5, 9, 7, 3, 3, 1, 1, 1, 5),
@@ -175,9 +177,9 @@ def make_case(
     return case
 
 
-def greatest_case(weight_bits: int, act_bits: int, rng: np.random.Generator) -> dict:
+def greatest_case(weight_bits: int, act_bits: int, width: int, rng: np.random.Generator) -> dict:
     """Nothing but greatest activations and weights of one sign, many of them: where narrow sums overflow first."""
-    case = make_case((2592, 17, 1, 4, 1, 1, 1, 0, 1, 1), weight_bits, act_bits, "random", rng)
+    case = make_case((2592, 17, 1, width, 1, 1, 1, 0, 1, 1), weight_bits, act_bits, "random", rng)
     low, high = weight_range(weight_bits)
     weight = np.full(case["weight"].shape, high, np.int8)
     weight[::3] = low
@@ -236,7 +238,8 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
         for shape in SHAPES[row.kind][:3]
     ]
     if row.kind == "dot":
-        cases += [greatest_case(w, a, rng) for w in row.weight_bits for a in row.act_bits]
+        bits = itertools.product(row.weight_bits, row.act_bits)
+        cases += [greatest_case(w, a, width, rng) for w, a in bits for width in (1, 5)]
     graph, raw = side_by_side(cases)
     expected = graph(*(torch.from_numpy(x.astype(np.float32)) for x in raw))
     program, outputs = run(graph, raw, profile, tmp_path, forced(row))
