@@ -23,8 +23,8 @@ from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.table import candidates, signed_kinds
 
 LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
-# What is neither kernel nor constant, measured on the zoo: C runtime and libc 27 kB, 36 bytes for each kernel call.
-RUNTIME_BYTES, CALL_BYTES = 28_000, 40
+# What is neither kernel nor constant, measured on the zoo: C runtime and libc 29 kB, 36 bytes for each kernel call.
+RUNTIME_BYTES, CALL_BYTES = 29_500, 40
 _ATTEMPTS = 7
 
 Served = dict[
