@@ -7,7 +7,7 @@ accepts a layer serves it. Weight bits below 8 are stored packed; a kernel that 
 
 from collections.abc import Sequence
 
-from haqnas.kernels import amx, depthwise, dot, gemv, narrow_rows, neon_rows, x86_rows
+from haqnas.kernels import amx, depthwise, dot, gemv, narrow_rows, neon_rows, x86_depthwise_rows, x86_rows
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
 from haqnas.kernels.x86_finish import Machine, Narrowing
@@ -116,8 +116,9 @@ TABLE: tuple[Kernel, ...] = (
     _dot_row(dot.AVX2, dot.Tile(4, 2)),
     _dot_row(dot.AVX2, dot.Tile(6, 1)),
     *narrow_rows.AVX2_ROWS,
-    *(x86_rows.depthwise_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
-    *(x86_rows.depthwise_row(Machine(lanes, False)) for lanes in (8, 4)),
+    *(x86_depthwise_rows.sweep_row(lanes) for lanes in (16, 8, 4)),
+    *(x86_depthwise_rows.tile_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
+    *(x86_depthwise_rows.tile_row(Machine(lanes, False)) for lanes in (8, 4)),
     *neon_rows.ROWS,
     *narrow_rows.NEON_ROWS,
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),

@@ -50,6 +50,11 @@ class Parameter(IntEnum):
     COUNT = OWN + 12
 
 
+def rows_together(machine: Machine) -> int:
+    """Rows that one instruction multiplies."""
+    return 4 if machine.has_avx512 else 2
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What the code is written for; equal filters are served by one function."""
@@ -64,7 +69,7 @@ class Filter:
     @property
     def group(self) -> int:
         """Rows that one instruction multiplies."""
-        return 4 if self.machine.has_avx512 else 2
+        return rows_together(self.machine)
 
     @property
     def groups(self) -> int:
@@ -119,12 +124,11 @@ def pack(weight: np.ndarray, block: int, group: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 5, 3, 1, 2, 4)).reshape(-1)
 
 
-def _interleaved(shape: Filter, rows: list[Expr]) -> list[Expr]:
+def interleaved(machine: Machine, rows: list[Expr]) -> list[Expr]:
     """Vectors of one column, one per row -> four vectors with the rows of a channel side by side."""
-    machine = shape.machine
-    zero = splat(T.uint8(0), machine.size)
-    both = [*rows, *[zero] * (shape.group - len(rows))]
-    if shape.group == 2:  # 8 bits become 16
+    zero, group = splat(T.uint8(0), machine.size), rows_together(machine)
+    both = [*rows, *[zero] * (group - len(rows))]
+    if group == 2:  # 8 bits become 16
         pairs = [unpacked(both[0], both[1], machine.size, high) for high in (False, True)]
         words = [unpacked(pair, zero, machine.size, high) for pair in pairs for high in (False, True)]
         return [T.reinterpret(lanes_of("int16", 2 * machine.lanes), word) for word in words]
@@ -153,8 +157,9 @@ def _multiply_add(shape: Filter, total: Expr, a: Expr, w: Buffer, index: int) ->
     return total + machine.product_sum(a, weight)
 
 
-def _store_floats(shape: Filter, totals: list[Expr], factors: list[Expr], y: Buffer, out: Expr) -> None:
-    lanes = shape.machine.lanes
+def store_floats(machine: Machine, totals: list[Expr], factors: list[Expr], y: Buffer, out: Expr) -> None:
+    """Accumulators * factors to one pixel of float32, in the order of channels."""
+    lanes = machine.lanes
     for k, (total, factor) in enumerate(zip(totals, factors, strict=True)):
         value = convert(total, "float32", lanes) * factor
         for part in range(lanes // 4):
@@ -185,8 +190,8 @@ def kernel(shape: Filter, finish: Finish, narrowing: Narrowing) -> PrimFunc:
         for column, readers in shape.readers().items():
             for group in range(shape.groups):
                 rows = lines[group * shape.group : (group + 1) * shape.group]
-                vectors = _interleaved(
-                    shape, [load(line, column * p[Parameter.UNIT], block) for line in rows]
+                vectors = interleaved(
+                    machine, [load(line, column * p[Parameter.UNIT], block) for line in rows]
                 )
                 for m, tap in readers:
                     for k in range(PACKED):
@@ -199,7 +204,7 @@ def kernel(shape: Filter, finish: Finish, narrowing: Narrowing) -> PrimFunc:
             totals = [load(acc, (m * PACKED + k) * lanes, lanes) for k in range(PACKED)]
             out = m * p[Parameter.OUT_STEP]
             if finish is Finish.FLOAT32:
-                _store_floats(shape, totals, factors, y, out)
+                store_floats(machine, totals, factors, y, out)
             else:
                 store(y, requantized(machine, totals, factors, clamp), out, block)
 
