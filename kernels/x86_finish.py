@@ -238,9 +238,15 @@ class PackedEpilogue:
 
     def write_group(self, pixels: Pixels, index: Expr, images: Images, block: Block) -> None:
         """End group `index`; one that is not whole ends its last pixel more than once."""
-        lanes = self.machine.lanes
         members = [index * self.together]
         members += [T.min(index * self.together + k, pixels.count - 1) for k in range(1, self.together)]
+        self.write_members(pixels, members, images, block)
+
+    def write_members(
+        self, pixels: Pixels, members: Sequence[Expr], images: Images, block: Block, is_dense: bool = False
+    ) -> None:
+        """End the pixels of one group; `is_dense`: whole blocks that lie one after the other."""
+        lanes = self.machine.lanes
         each = [(m, v) for m in members for v in range(self.vectors)]
         totals = [load(pixels.totals, pixels.start(m) + v * lanes, lanes) for m, v in each]
         factors = [load(images.scale, block.first + v * lanes, lanes) for _, v in each]
@@ -252,9 +258,15 @@ class PackedEpilogue:
             return
         result = self.machine.ordered(requantized(self.machine, totals, factors, self.clamp))
         if images.residual is not None:
-            extra = [load(images.residual, pixels.residual(m) + block.first, self.width) for m in members]
-            joined = extra[0] if self.together == 1 else T.Shuffle(extra, list(range(self.machine.size)))
+            if is_dense:
+                joined = load(images.residual, pixels.residual(members[0]), self.machine.size)
+            else:
+                extra = [load(images.residual, pixels.residual(m) + block.first, self.width) for m in members]
+                joined = extra[0] if self.together == 1 else T.Shuffle(extra, list(range(self.machine.size)))
             result = self.machine.added(result, joined, self.add)
+        if is_dense:
+            store(images.y, result, targets[0], self.machine.size)
+            return
         parts = [
             T.Shuffle([result], list(range(k * self.width, (k + 1) * self.width)))
             for k in range(self.together)

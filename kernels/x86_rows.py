@@ -44,6 +44,12 @@ def amx_row(step: amx.Step) -> Kernel:
         loads += step.pixels * (FAR_LOAD if act_bytes(g) > NEAR_ACT_BYTES else LOAD)
         return groups * blocks * (sums(g) * max(tile, loads) + STEP_OVERHEAD)
 
+    def is_dense(g: Geometry, finish: Finish) -> bool:
+        """Only of four pixels together: of two it gains less than its code is worth."""
+        columns = (g.out_column, *([g.residual.column] if g.residual else []))
+        one_block = step.vectors == 1 and g.channels == block and set(columns) == {block}
+        return one_block and tiling(g).fold == 1 and finish is not Finish.FLOAT32
+
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p, tiles, (groups, blocks) = amx.Parameter, tiling(g), size(g)
         # Few weights stay in the first-level cache: then each pixel is read and written once, whole.
@@ -56,7 +62,6 @@ def amx_row(step: amx.Step) -> Kernel:
             p.STEPS: groups * blocks,
             p.INNER: groups if pixels_inside else blocks,
             p.PIXELS_INSIDE: pixels_inside,
-            p.TILES: tiles.tiles(g.rows),
             p.ROW_TILES: tiles.in_row,
             p.HEIGHT: tiles.height,
             p.FOLD: tiles.fold,
@@ -65,8 +70,7 @@ def amx_row(step: amx.Step) -> Kernel:
             p.WRAP: tiles.wrap,
             p.OUT_GAP: g.out_row - between * g.out_column,
             p.RESIDUAL_GAP: g.residual.row - between * g.residual.column if g.residual else 0,
-            p.TAPS: len(g.offsets),
-            p.CHUNKS: sums(g) // len(g.offsets),
+            p.SUMS: sums(g),
             p.GROUPS: -(-to_finish // (sums(g) - skip)),
             p.SKIP: skip,
             # The next block while this one is multiplied; past the last block lie the next layer's weights.
@@ -78,7 +82,9 @@ def amx_row(step: amx.Step) -> Kernel:
             p.OUT_COLUMN: g.out_column,
         }
         config = amx.configuration(step, tiles.height, g.length)
-        return Scratch(step.scratch_bytes), config, parameters(values, g.offsets, p.OFFSETS)
+        chunks = range(0, g.length, amx.CHUNK)
+        offsets = tuple(offset + chunk for offset in g.offsets for chunk in chunks)
+        return Scratch(step.scratch_bytes), config, parameters(values, offsets, p.OFFSETS)
 
     return Kernel(
         name=f"dot/amx-int8/{step.pixels}x{block}",
@@ -95,8 +101,8 @@ def amx_row(step: amx.Step) -> Kernel:
         ),
         pack=lambda _, weight: amx.pack(weight, step),
         finishes=tuple(Finish),
-        function=lambda g, finish: amx.kernel(step, finish, narrowing(g)),
-        symbol=lambda g, finish: amx.symbol(step, finish, narrowing(g)),
+        function=lambda g, finish: amx.kernel(step, finish, narrowing(g), is_dense(g, finish)),
+        symbol=lambda g, finish: amx.symbol(step, finish, narrowing(g), is_dense(g, finish)),
         extras=extras,
         cost=cost,
     )
