@@ -33,7 +33,12 @@ Served = dict[
 
 
 def lower_and_build(
-    graph: fx.GraphModule, profile: HardwareProfile, name: str, folder: Path, limit_bytes: int = LIMIT_BYTES
+    graph: fx.GraphModule,
+    profile: HardwareProfile,
+    name: str,
+    folder: Path,
+    limit_bytes: int = LIMIT_BYTES,
+    threads: int = 1,
 ) -> tuple[Program, Path]:
     """`lower` and `build` with kernels that fit; what was left out is kept in `folder` beside the object file.
 
@@ -43,13 +48,14 @@ def lower_and_build(
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
         choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), {})
-        return lower(graph, profile, name, choose, saved["may_store_signed"]), kernels
+        return lower(graph, profile, name, choose, saved["may_store_signed"], threads), kernels
     left_out: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # functions of the attempt before
     may_store_signed = True
     for _ in range(_ATTEMPTS):
         served: Served = {}
-        program = lower(graph, profile, name, _chooser(left_out, held, served), may_store_signed)
+        choose = _chooser(left_out, held, served)
+        program = lower(graph, profile, name, choose, may_store_signed, threads)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
         excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes

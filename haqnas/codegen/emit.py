@@ -11,20 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from haqnas.codegen.header import emit_header, workspace_bytes
-from haqnas.codegen.literals import comma_separated, float_literal, int32_literal, string_literal
-from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
+from haqnas.codegen.literals import comma_separated, float_literal, string_literal
+from haqnas.codegen.program import Call, Program, TensorInfo
+from haqnas.codegen.run_function import emit_run, marked_calls
 from haqnas.codegen.selftest import OutputSamples, SelfTest
 from haqnas.errors import ConfigurationError
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FEATURE = re.compile(r'^HAQNAS_CPU_FEATURE\((\w+), "([^"]+)", (\w+)\)$', re.MULTILINE)
 _DTYPES = {"uint8": "HAQNAS_UINT8", "float32": "HAQNAS_FLOAT32"}
-_POINTERS = {
-    Region.WORKSPACE: "work",
-    Region.CONSTANTS: "constants",
-    Region.INPUT: "in{index}",
-    Region.OUTPUT: "out{index}",
-}
 
 
 def runtime_folder() -> Path:
@@ -93,42 +88,6 @@ def _prototypes(calls: Iterable[Call]) -> list[str]:
     return [f"void {symbol}({comma_separated(kind) or 'void'});" for symbol, kind in kinds.items()]
 
 
-def _argument(program: Program, argument: Pointer | int) -> str:
-    if isinstance(argument, int):
-        return int32_literal(argument)
-    sizes = {
-        Region.WORKSPACE: (program.workspace_bytes,),
-        Region.CONSTANTS: (len(program.constants),),
-        Region.INPUT: tuple(info.size_bytes for info in program.inputs),
-        Region.OUTPUT: tuple(info.size_bytes for info in program.outputs),
-    }[argument.region]
-    if not (0 <= argument.index < len(sizes) and 0 <= argument.offset_bytes <= sizes[argument.index]):
-        raise ValueError(f"{argument} points outside of its region; the regions' sizes are {sizes}")
-    base = _POINTERS[argument.region].format(index=argument.index)
-    return f"{base} + {argument.offset_bytes}" if argument.offset_bytes else base
-
-
-def _call(program: Program, index: int, call: Call) -> str:
-    comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
-    mark = f" MARK({index});"
-    return (
-        f"  {call.symbol}({comma_separated(_argument(program, a) for a in call.arguments)});{mark}{comment}"
-    )
-
-
-def _checks(program: Program) -> str:
-    lines = ["  if (!inputs || !outputs || !workspace) return HAQNAS_ERROR_NULL;"]
-    for variable, array, infos in (("in", "inputs", program.inputs), ("out", "outputs", program.outputs)):
-        const = "const " if variable == "in" else ""
-        for i in range(len(infos)):
-            lines.append(f"  {const}unsigned char *const {variable}{i} = {array}[{i}];")
-            lines.append(f"  if (!{variable}{i}) return HAQNAS_ERROR_NULL;")
-        for i, info in enumerate(infos):
-            if info.dtype == "float32":
-                lines.append(f"  if ((uintptr_t){variable}{i} % 4) return HAQNAS_ERROR_IO_ALIGNMENT;")
-    return "\n".join(lines)
-
-
 def _source(program: Program) -> str:
     name = program.name
     return f"""\
@@ -144,38 +103,7 @@ extern __attribute__((visibility("hidden"))) const unsigned char {name}_constant
 
 #define PUBLIC __attribute__((visibility("default")))
 
-#ifdef HAQNAS_MARKED
-#define PARAMETERS const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark, void *context
-#define MARK(call) \\
-  if (mark) mark(context, call)
-int {name}_run_marked(PARAMETERS);
-int {name}_run_marked(PARAMETERS) {{
-#else
-#define MARK(call)
-/* One line a call and no loops in it: nothing to gain from code that is large. */
-#ifdef __clang__
-#define SMALL __attribute__((minsize))
-#else
-#define SMALL
-#endif
-SMALL PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
-#endif
-{_checks(program)}
-  if ((uintptr_t)workspace % HAQNAS_ALIGNMENT) return HAQNAS_ERROR_ALIGNMENT;
-  if (haqnas_cpu_missing({_feature_set(program)})) return HAQNAS_ERROR_CPU;
-  unsigned char *const work = workspace;
-  const unsigned char *const constants = {name}_constants;
-  (void)work, (void)constants;
-{chr(10).join(_call(program, index, call) for index, call in enumerate(program.calls))}
-  return HAQNAS_OK;
-}}
-
-#ifdef HAQNAS_MARKED
-PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *workspace) {{
-  return {name}_run_marked(inputs, outputs, workspace, NULL, NULL);
-}}
-#endif
-
+{emit_run(program, _feature_set(program))}
 PUBLIC const char *{name}_error_message(int status) {{
   switch (status) {{
     case HAQNAS_OK:
@@ -273,7 +201,7 @@ def _samples_table(samples: tuple[OutputSamples, ...]) -> str:
 
 
 def _call_table(program: Program) -> str:
-    names = ((call.symbol.removeprefix(f"{program.name}_"), call.layer) for call in program.calls)
+    names = ((call.symbol.removeprefix(f"{program.name}_"), call.layer) for call in marked_calls(program))
     return "\n".join(f"    {{{string_literal(kernel)}, {string_literal(layer)}}}," for kernel, layer in names)
 
 
@@ -282,6 +210,11 @@ def _description(program: Program, golden: SelfTest) -> str:
     if golden.output_hash is None and len(golden.samples) != len(program.outputs):
         raise ValueError(f"{len(program.outputs)} outputs, but samples of {len(golden.samples)}")
     is_hashed = golden.output_hash is not None
+    is_threaded = program.threads > 1
+    threads = "int threads, " if is_threaded else ""
+    threads_field = (
+        f"    .threads = {program.threads},\n    .run_threads = {name}_run_threads,\n" if is_threaded else ""
+    )
     return f"""\
 /* {name}: what the executable needs to know of the model; emitted by haqnas, do not edit. */
 #include "{name}.h"
@@ -293,7 +226,7 @@ def _description(program: Program, golden: SelfTest) -> str:
 {"" if is_hashed else _samples_table(golden.samples)}
 
 #ifdef HAQNAS_MARKED
-int {name}_run_marked(const void *const *inputs, void *const *outputs, void *workspace, haqnas_mark mark,
+int {name}_run_marked(const void *const *inputs, void *const *outputs, void *workspace, {threads}haqnas_mark mark,
                       void *context);
 static const haqnas_call calls[] = {{
 {_call_table(program)}
@@ -312,8 +245,8 @@ const haqnas_model {name}_model = {{
     .workspace_bytes = {workspace_bytes(program)},
     .required_cpu_features = {_feature_set(program)},
     .run = {name}_run,
-#ifdef HAQNAS_MARKED
-    .call_count = {len(program.calls)},
+{threads_field}#ifdef HAQNAS_MARKED
+    .call_count = {len(tuple(marked_calls(program)))},
     .calls = calls,
     .run_marked = {name}_run_marked,
 #endif

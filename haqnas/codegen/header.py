@@ -68,6 +68,26 @@ static inline void {name}_dequantize_output{index}(const uint8_t *quantized, flo
 """
 
 
+_STATE = """\
+Allocates
+ * nothing, does no input or output, keeps no state: threads may call it at once, each with its own workspace"""
+_THREADS_STATE = """\
+Does no
+ * input or output. Works on up to {threads} threads: workers start at the first call, sleep between calls, and end with
+ * the program; the result is the same for any number. Threads may call it at once: one of them then has the workers
+ * and the others work alone. Each call has its own workspace"""
+
+
+def _threaded(name: str, threads: int) -> str:
+    return f"""\
+
+/* {name}_run on at most `threads` threads, the caller's included: 1 to {name.upper()}_THREADS, which is what
+ * {name}_run takes. */
+#define {name.upper()}_THREADS {threads}
+int {name}_run_threads(const void *const *inputs, void *const *outputs, void *workspace, int threads);
+"""
+
+
 def emit_header(program: Program) -> str:
     """`<name>.h`."""
     name, upper = program.name, program.name.upper()
@@ -79,9 +99,13 @@ def emit_header(program: Program) -> str:
     functions += [
         _dequantize_function(name, i, info) for i, info in enumerate(program.outputs) if info.dtype == "uint8"
     ]
+    is_threaded = program.threads > 1
+    libraries = "-lm and -pthread" if is_threaded else "-lm"
+    state = _THREADS_STATE.format(threads=program.threads) if is_threaded else _STATE
+    threaded = _threaded(name, program.threads) if is_threaded else ""
     needs = ", ".join(program.required_cpu_features) or "nothing beyond the architecture's baseline"
     return f"""\
-/* {name}: a neural network compiled by haqnas {version("haqnas")}. C99 and C++11; link lib{name}.a and -lm.
+/* {name}: a neural network compiled by haqnas {version("haqnas")}. C99 and C++11; link lib{name}.a and {libraries}.
  * CPU features needed: {needs}. */
 #ifndef HAQNAS_MODEL_{upper}_H_
 #define HAQNAS_MODEL_{upper}_H_
@@ -114,11 +138,10 @@ extern "C" {{
 
 /* Run the network once. `inputs` and `outputs` are arrays of INPUT_COUNT and OUTPUT_COUNT pointers to buffers
  * of the sizes above, in row-major order; float32 buffers are aligned to 4 bytes. `workspace` has
- * WORKSPACE_BYTES bytes, aligned to 64, holds nothing between calls, and overlaps no other buffer. Allocates
- * nothing, does no input or output, keeps no state: threads may call it at once, each with its own workspace
+ * WORKSPACE_BYTES bytes, aligned to 64, holds nothing between calls, and overlaps no other buffer. {state}
  * and outputs. Returns 0, or an error code without having written anything. */
 int {name}_run(const void *const *inputs, void *const *outputs, void *workspace);
-
+{threaded}
 /* One sentence in English on a result of {name}_run; a constant string. */
 const char *{name}_error_message(int status);
 

@@ -1,16 +1,19 @@
 """Lowering of operators on images with windows or taps: pooling and resizing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from torch import fx
 
-from haqnas.codegen.draft import Draft, Value
+from haqnas.codegen.draft import RowsWritten, Value
 from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
 from haqnas.codegen.nodes import arguments
+from haqnas.codegen.split import COPIED_BYTES_PER_NS, LINE_BYTES, even_ranges, part_count
 from haqnas.graph.windows import (
     Window,
     adaptive_windows,
@@ -20,26 +23,71 @@ from haqnas.graph.windows import (
     nearest_indices,
 )
 from haqnas.kernels import windows
+from haqnas.kernels.tir import PrimFunc
 from haqnas.kernels.windows import Parameter
+
+Function = tuple[str, Callable[[], PrimFunc]]
 
 
 def _image(walk: Walk, node: fx.Node) -> Value:
     return as_image(walk.draft, walk.value(arguments(node)[0]), NO_HALO, 0, walk.layer(node))
 
 
-def _parameters(draft: Draft, x: Value, out: Value, values: dict[Parameter, int]) -> Any:
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What a kernel of `kernels/windows.py` reads: one entry per output row and column, int32 or float32."""
+
+    rows: Sequence[Any]
+    columns: Sequence[Any]
+    scalars: dict[Parameter, int]
+    factors: np.ndarray | None = None  # (rows, columns) float32
+
+
+def _emit(
+    walk: Walk, node: fx.Node, function: Callable[[int], Function], x: Value, out: Value, w: Windows
+) -> None:
+    """Append the call, in parts where they pay: rows of the output, or channels where it has few.
+
+    `function`: the kernel for parts of so many channels, and more.
+    """
+    draft = walk.draft
+    channels, height = out.layout.shape[1:3]
+    work_ns = max(prod(x.layout.shape), prod(out.layout.shape)) / COPIED_BYTES_PER_NS
+    count = part_count(work_ns, draft.threads)
+    by_row = height >= count
+    ranges = even_ranges(height, count) if by_row else even_ranges(channels, count, LINE_BYTES)
+    symbol, kernel = function(channels if by_row else min(end - first for first, end in ranges))
+    draft.work(work_ns, len(ranges))
+    rows, columns = (np.array(table, np.int32) for table in (w.rows, w.columns))
+    shared = (draft.constant(rows), draft.constant(columns))
+    factors = None if w.factors is None else draft.constant(w.factors)
+    if len(ranges) > 1:
+        draft.open_section(RowsWritten(out.buffer, ranges) if by_row else None)
+    for number, (first, end) in enumerate(ranges):
+        row, channel = (first, 0) if by_row else (0, first)
+        extents = {
+            Parameter.ROWS: end - first if by_row else height,
+            Parameter.CHANNELS: channels if by_row else end - first,
+        }
+        arguments = (
+            draft.address(out, out.layout.offset + row * out.layout.strides[2] + channel),
+            draft.address(x, x.layout.offset + channel),
+            shared[0].moved(row * rows[0].nbytes),
+            shared[1],
+            *([] if factors is None else [factors.moved(row * len(columns) * 4)]),
+            draft.constant(_parameters(x, out, w.scalars | extents)),
+        )
+        draft.call(symbol, kernel, arguments, walk.layer(node), number if len(ranges) > 1 else None)
+
+
+def _parameters(x: Value, out: Value, values: dict[Parameter, int]) -> np.ndarray:
     array = np.zeros(len(Parameter), np.int32)
-    array[Parameter.ROWS], array[Parameter.COLUMNS] = out.layout.shape[2:]
-    array[Parameter.CHANNELS] = out.layout.shape[1]
+    array[Parameter.COLUMNS] = out.layout.shape[3]
     array[Parameter.IN_ROW], array[Parameter.IN_COLUMN] = x.layout.strides[2:]
     array[Parameter.OUT_ROW], array[Parameter.OUT_COLUMN] = out.layout.strides[2:]
     for position, value in values.items():
         array[position] = value
-    return draft.constant(array)
-
-
-def _table(draft: Draft, rows: Sequence[Any]) -> Any:
-    return draft.constant(np.array(rows, np.int32))
+    return array
 
 
 def valid_elements(
@@ -61,16 +109,17 @@ def max_pool(walk: Walk, node: fx.Node) -> Value:
         for i in (0, 1)
     )
     draft, width = walk.draft, kernel[1]
-    pointers = (
-        draft.address(out),
-        draft.address(x),
-        _table(draft, [(row[0], len(row)) for row in rows]),
-        _table(draft, [column + column[:1] * (width - len(column)) for column in columns]),
-        _parameters(draft, x, out, {Parameter.ROW_STEP: dilation[0]}),
+
+    def function(channels: int) -> Function:
+        lanes = windows.lanes_of_channels(channels, draft.profile.isas, windows.MOST_MAXIMA)
+        return windows.max_pool_symbol(lanes, width), lambda: windows.max_pool_kernel(lanes, width)
+
+    tables = Windows(
+        [(row[0], len(row)) for row in rows],
+        [column + column[:1] * (width - len(column)) for column in columns],
+        {Parameter.ROW_STEP: dilation[0]},
     )
-    lanes = windows.lanes_of_channels(out.layout.shape[1], draft.profile.isas, windows.MOST_MAXIMA)
-    symbol = windows.max_pool_symbol(lanes, width)
-    draft.call(symbol, lambda: windows.max_pool_kernel(lanes, width), pointers, walk.layer(node))
+    _emit(walk, node, function, x, out, tables)
     return out
 
 
@@ -99,7 +148,6 @@ def _average(
 ) -> Value:
     scale, in_zero_point, zero_point, low, high = numbers
     out = walk.result(node, "uint8")
-    draft = walk.draft
     values = {
         Parameter.IN_ZERO_POINT: in_zero_point,
         Parameter.ZERO_POINT: zero_point,
@@ -107,17 +155,13 @@ def _average(
         Parameter.HIGH: high,
     }
     row_spans, column_spans = _spans(x, rows, columns)
-    pointers = (
-        draft.address(out),
-        draft.address(x),
-        _table(draft, row_spans),
-        _table(draft, column_spans),
-        draft.constant(average_factors(rows, columns, scale).numpy()),
-        _parameters(draft, x, out, values),
-    )
-    lanes = windows.lanes_of_channels(out.layout.shape[1], draft.profile.isas, windows.MOST_SUMS)
-    symbol = windows.average_symbol(lanes)
-    draft.call(symbol, lambda: windows.average_kernel(lanes), pointers, walk.layer(node))
+    factors = average_factors(rows, columns, scale).numpy()
+
+    def function(channels: int) -> Function:
+        lanes = windows.lanes_of_channels(channels, walk.draft.profile.isas, windows.MOST_SUMS)
+        return windows.average_symbol(lanes), lambda: windows.average_kernel(lanes)
+
+    _emit(walk, node, function, x, out, Windows(row_spans, column_spans, values, factors))
     return out
 
 
@@ -135,14 +179,8 @@ def _spans(
 def nearest(walk: Walk, node: fx.Node) -> Value:
     """Nearest-neighbour resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
-    pointers = (
-        walk.draft.address(out),
-        walk.draft.address(x),
-        _table(walk.draft, nearest_indices(x.layout.shape[2], out.layout.shape[2])),
-        _table(walk.draft, nearest_indices(x.layout.shape[3], out.layout.shape[3])),
-        _parameters(walk.draft, x, out, {}),
-    )
-    walk.draft.call("hq_nearest", windows.nearest_kernel, pointers, walk.layer(node))
+    indices = (nearest_indices(x.layout.shape[axis], out.layout.shape[axis]) for axis in (2, 3))
+    _emit(walk, node, lambda _: ("hq_nearest", windows.nearest_kernel), x, out, Windows(*indices, {}))
     return out
 
 
@@ -150,12 +188,6 @@ def bilinear(walk: Walk, node: fx.Node) -> Value:
     """Bilinear resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
     align = arguments(node)[3]
-    pointers = (
-        walk.draft.address(out),
-        walk.draft.address(x),
-        _table(walk.draft, bilinear_taps(x.layout.shape[2], out.layout.shape[2], align)),
-        _table(walk.draft, bilinear_taps(x.layout.shape[3], out.layout.shape[3], align)),
-        _parameters(walk.draft, x, out, {}),
-    )
-    walk.draft.call("hq_bilinear", windows.bilinear_kernel, pointers, walk.layer(node))
+    taps = (bilinear_taps(x.layout.shape[axis], out.layout.shape[axis], align) for axis in (2, 3))
+    _emit(walk, node, lambda _: ("hq_bilinear", windows.bilinear_kernel), x, out, Windows(*taps, {}))
     return out

@@ -6,11 +6,12 @@ from math import inf, prod
 
 import numpy as np
 
-from haqnas.codegen.draft import Argument, Draft, Reference, Value
+from haqnas.codegen.draft import Draft, Reference, RowsWritten, Value
 from haqnas.codegen.first_layer import Cells, as_planes, is_planar_input
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import LayerInfo, Region
-from haqnas.kernels import subbyte
+from haqnas.codegen.split import Part, layer_ns, split_layer
+from haqnas.codegen.weights import store_weights
 from haqnas.kernels.cells import CELL_BYTES
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel, Residual, Scratch
@@ -319,53 +320,54 @@ def _emit(
     out: Value,
     facts: tuple[str, int],
 ) -> None:
-    """Pack the constants and append the call (and the unpacking of weights below 8 bits)."""
+    """Pack the constants and append the call (and the unpacking of weights below 8 bits), in parts where they pay."""
     kernel = draft.choose(geometry, draft.profile.isas)
-    finish = ending.finish
-    pointer, weight_offset, weight_size = _weight_argument(draft, kernel, kernel.pack(geometry, weight), w)
-    bias = draft.weight_constant(kernel.per_channel(geometry, _folded_bias(kernel, weight, w)))
-    scale = draft.weight_constant(kernel.per_channel(geometry, w.scale.astype(np.float32)))
-    extras = [
-        Reference(draft.allocate(extra.size_bytes)) if isinstance(extra, Scratch) else draft.constant(extra)
-        for extra in kernel.extras(geometry)
-    ]
-    build: Callable[[], object] = lambda: kernel.function(geometry, finish)  # noqa: E731
-    summed = [draft.address(ending.residual.image)] if ending.residual else []
-    arguments = (source, pointer, bias, scale, draft.address(out), *summed, *extras)
-    draft.call(kernel.symbol(geometry, finish), build, arguments, w.layer)
+    parts = split_layer(geometry, kernel, ending.finish, draft.threads)
+    packed = store_weights(draft, kernel, parts, weight, w.weight_bits, w.layer)
+    bias = _folded_bias(kernel, weight, w)
+    draft.work(layer_ns(geometry, kernel), len(parts))
+    if len(parts) > 1:
+        draft.open_section(_rows_written(parts, out))
+    for number, (part, pointer) in enumerate(zip(parts, packed.arguments, strict=True)):
+        g, channels = part.geometry, slice(part.channel, part.channel + part.geometry.channels)
+        image = ending.residual.image if ending.residual else None
+        extras = [
+            Reference(draft.allocate(extra.size_bytes))
+            if isinstance(extra, Scratch)
+            else draft.constant(extra)
+            for extra in kernel.extras(g)
+        ]
+        arguments = (
+            source.moved(part.source()),
+            pointer,
+            draft.weight_constant(kernel.per_channel(g, bias[channels])),
+            draft.weight_constant(kernel.per_channel(g, w.scale[channels].astype(np.float32))),
+            draft.address(out, out.layout.offset + part.target()),
+            *([draft.address(image, image.layout.offset + part.residual())] if image else []),
+            *extras,
+        )
+        build: Callable[[], object] = lambda: kernel.function(geometry, ending.finish)  # noqa: E731
+        symbol = kernel.symbol(geometry, ending.finish)
+        draft.call(symbol, build, arguments, w.layer, number if len(parts) > 1 else None)
     draft.layers.append(
         LayerInfo(
             name=w.layer,
             kind=facts[0],
             weight_bits=w.weight_bits,
             act_bits=w.act_bits,
-            packed_bytes=weight_size,
-            weight_offset_bytes=weight_offset,
+            packed_bytes=packed.size_bytes,
+            weight_offset_bytes=packed.offset_bytes,
             kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else f"{kernel.name}+unpack",
             macs=facts[1],
         )
     )
 
 
-def _weight_argument(
-    draft: Draft, kernel: Kernel, ordered: np.ndarray, w: Weights
-) -> tuple[Argument, int, int]:
-    """Argument, offset in the constants and bytes of the packed weights."""
-    if w.weight_bits == 8 or kernel.reads_packed:
-        pointer = draft.weight_constant(ordered)
-        return pointer, pointer.offset_bytes, ordered.nbytes
-    packed = subbyte.pack(ordered, w.weight_bits)
-    pointer = draft.weight_constant(packed)
-    size = subbyte.group_size(w.weight_bits, subbyte.LANES)
-    groups = -(-len(ordered) // size)
-    unpacked = Reference(draft.allocate(groups * size))
-    draft.call(
-        subbyte.symbol(w.weight_bits),
-        lambda: subbyte.kernel(w.weight_bits),
-        (unpacked, pointer, draft.constant(np.array([groups], np.int32))),
-        w.layer,
-    )
-    return unpacked, pointer.offset_bytes, packed.nbytes
+def _rows_written(parts: tuple[Part, ...], out: Value) -> RowsWritten | None:
+    """Where the parts are rows of an image."""
+    ranges = tuple((part.row, part.row + part.geometry.rows) for part in parts)
+    is_image = len(out.layout.shape) == 4 and ranges[-1][1] == out.layout.shape[2]
+    return RowsWritten(out.buffer, ranges) if is_image and ranges[-1][0] > 0 else None
 
 
 def _folded_bias(kernel: Kernel, weight: np.ndarray, w: Weights) -> np.ndarray:

@@ -34,6 +34,8 @@ _COMPILE = (
     "-fdata-sections",
 )
 _PROGRAM = ("main.c", "text.c", "buffers.c", "golden.c", "bench.c", "files.c")
+# Of programs for several threads: what they have that others lack.
+_THREADED = ("-DHAQNAS_THREADS", "-pthread")
 _LINK = ("-s", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-lm")
 
 
@@ -110,15 +112,16 @@ def link_executable(
     timeout_s: float = TIMEOUT_S,
     *,
     is_marked: bool = False,
+    is_threaded: bool = False,
 ) -> Path:
     """Link the static executable of model `name`, whose emitted sources lie in the folder `sources`.
 
-    A marked one can time each kernel call (`--layers N`).
+    A marked one can time each kernel call (`--layers N`). `is_threaded`: the program has parts for several threads.
 
     Returns `output`, which appears whole or not at all. Raises DeviceError where the compiler fails.
     """
-    inputs = (*_library_sources(name), f"{name}_model.c", *_runtime(*_PROGRAM))
-    marks = ("-DHAQNAS_MARKED",) if is_marked else ()
+    inputs = (*_library_sources(name, is_threaded), f"{name}_model.c", *_runtime(*_PROGRAM))
+    marks = (*(("-DHAQNAS_MARKED",) if is_marked else ()), *(_THREADED if is_threaded else ()))
     with _replacing(output) as made:
         _compile(
             linker,
@@ -141,17 +144,25 @@ def link_executable(
 
 
 def link_archive(
-    linker: Linker, name: str, kernels: Path, sources: Path, output: Path, timeout_s: float = TIMEOUT_S
+    linker: Linker,
+    name: str,
+    kernels: Path,
+    sources: Path,
+    output: Path,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    is_threaded: bool = False,
 ) -> Path:
     """Make the static library of model `name`; as `link_executable`."""
     with tempfile.TemporaryDirectory() as folder, _replacing(output) as made:
         # numbered, since a model may be named as a file of the runtime is
-        sources_of_objects = _library_sources(name)
+        sources_of_objects = _library_sources(name, is_threaded)
+        threads = _THREADED if is_threaded else ()
         objects = [
             Path(folder) / f"{index}_{Path(source).stem}.o" for index, source in enumerate(sources_of_objects)
         ]
         for source, built in zip(sources_of_objects, objects, strict=True):
-            _compile(linker, [*_COMPILE, "-fPIC", "-c", source], sources, built, timeout_s)
+            _compile(linker, [*_COMPILE, *threads, "-fPIC", "-c", source], sources, built, timeout_s)
         # D: no dates and owners, so that the same input gives the same bytes
         members = [str(path) for path in (*objects, kernels.resolve())]
         _execute([*_zig("ar"), "rcsD", str(made), *members], sources, timeout_s)
@@ -159,7 +170,14 @@ def link_archive(
 
 
 def link_tvm_library(
-    linker: Linker, name: str, kernels: Path, sources: Path, output: Path, timeout_s: float = TIMEOUT_S
+    linker: Linker,
+    name: str,
+    kernels: Path,
+    sources: Path,
+    output: Path,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    is_threaded: bool = False,
 ) -> Path:
     """Make the shared library that TVM loads as a module with the function `run`; as `link_executable`.
 
@@ -168,14 +186,21 @@ def link_tvm_library(
     triple = linker.triple.replace("-musl", f"-gnu.{_GLIBC}")
     command = tuple(word for word in linker.command if word != "-static")
     shared = Linker(command, triple, linker.is_zig)
-    inputs = (*_library_sources(name), f"{name}_model.c", *_runtime("tvm_entry.c"))
+    inputs = (*_library_sources(name, is_threaded), f"{name}_model.c", *_runtime("tvm_entry.c"))
+    functions = (
+        "__tvm_ffi_run",
+        f"{name}_run",
+        *([f"{name}_run_threads"] if is_threaded else []),
+        f"{name}_error_message",
+    )
     with tempfile.TemporaryDirectory() as folder, _replacing(output) as made:
         exports = Path(folder) / "exports.map"
-        exports.write_text(f"{{ global: __tvm_ffi_run; {name}_run; {name}_error_message; local: *; }};\n")
+        exports.write_text(f"{{ global: {'; '.join(functions)}; local: *; }};\n")
         _compile(
             shared,
             [
                 *_COMPILE,
+                *(_THREADED if is_threaded else ()),
                 "-fPIC",
                 "-shared",
                 f"-Wl,--version-script={exports}",
@@ -192,9 +217,10 @@ def link_tvm_library(
     return output
 
 
-def _library_sources(name: str) -> tuple[str, ...]:
+def _library_sources(name: str, is_threaded: bool) -> tuple[str, ...]:
     """Emitted files by name (the compiler runs in their folder), runtime files by path."""
-    return (f"{name}.c", f"{name}_constants.S", *_runtime("cpu.c"))
+    runtime = ("cpu.c", "team.c") if is_threaded else ("cpu.c",)
+    return (f"{name}.c", f"{name}_constants.S", *_runtime(*runtime))
 
 
 def _runtime(*files: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,24 @@ def lower(
     name: str,
     choose: Choose = select,
     may_store_signed: bool = True,
+    threads: int = 1,
 ) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
-    `choose` picks the row of the kernel table for each layer; `may_store_signed`: see `storage.py`. Raises
-    UnsupportedModelError for what no kernel and no importer can express.
+    `choose` picks the row of the kernel table for each layer; `may_store_signed`: see `storage.py`; work is cut into
+    parts for up to `threads` where the program gains by it. Raises UnsupportedModelError for what no kernel and no
+    importer can express.
     """
-    draft = Draft(name, profile, choose)
-    walk = _Walk(draft, _with_islands(graph), profile.isas if may_store_signed else ())
+    isas = profile.isas if may_store_signed else ()
+    draft = Draft(name, profile, choose, threads)
+    program = _lower(graph, draft, isas)
+    if threads > 1 and not draft.balance.pays:
+        program = _lower(graph, Draft(name, profile, choose), isas)
+    return replace(program, threads=threads)
+
+
+def _lower(graph: fx.GraphModule, draft: Draft, isas_of_signed: Sequence[str]) -> Program:
+    walk = _Walk(draft, _with_islands(graph), isas_of_signed)
     inputs = walk.inputs()
     for node in walk.graph.graph.nodes:
         if node.op == "call_function":

@@ -22,6 +22,10 @@ class Pointer:
     offset_bytes: int = 0
     index: int = 0
 
+    def moved(self, count_bytes: int) -> "Pointer":
+        """So many bytes further."""
+        return Pointer(self.region, self.offset_bytes + count_bytes, self.index)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -30,6 +34,8 @@ class Call:
     symbol: str
     arguments: tuple[Pointer | int, ...]
     layer: str  # the layer of the user's model that this call works for; "" for glue
+    section: int = 0  # parts of one section may run at once; sections run one after the other
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +86,12 @@ class Program:
     layers: tuple[LayerInfo, ...]
     required_cpu_features: tuple[str, ...]
     is_exact: bool  # all integer: every instruction set gives identical bytes
+    threads: int = 1  # at most so many parts has a section
+
+    @property
+    def sections(self) -> "tuple[tuple[tuple[Call, ...], ...], ...]":
+        """Calls by section and part, in the order in which they run."""
+        grouped: dict[int, dict[int, list[Call]]] = {}
+        for call in self.calls:
+            grouped.setdefault(call.section, {}).setdefault(call.part, []).append(call)
+        return tuple(tuple(map(tuple, parts.values())) for parts in grouped.values())

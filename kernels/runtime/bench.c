@@ -49,7 +49,7 @@ static uint64_t median(const uint64_t* sorted, size_t count) {
   return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
 }
 
-static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count) {
+static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count, int threads) {
   memcpy(sorted_ns, times_ns, count * sizeof *sorted_ns);
   sort(sorted_ns, count);
   text out = {.fd = STDOUT_FILENO};
@@ -58,6 +58,11 @@ static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count
   put(&out, "\"");
   put_field(&out, "count", count);
   put_field(&out, "warm_up_count", WARM_UP_RUNS);
+#ifdef HAQNAS_THREADS
+  put_field(&out, "threads", (uint64_t)threads);
+#else
+  (void)threads;
+#endif
   put_field(&out, "median_ns", median(sorted_ns, count));
   put_field(&out, "min_ns", sorted_ns[0]);
   put_field(&out, "max_ns", sorted_ns[count - 1]);
@@ -70,12 +75,11 @@ static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count
   return end_output(&out);
 }
 
-/* 0 where `runs` is no number of runs. */
-static long read_count(const char* runs) {
+long read_count(const char* word, long most) {
   char* end = NULL;
   errno = 0;
-  const long count = runs ? strtol(runs, &end, 10) : 0;
-  return !runs || end == runs || *end || errno || count < 1 || count > MAX_RUNS ? 0 : count;
+  const long count = word ? strtol(word, &end, 10) : 0;
+  return !word || end == word || *end || errno || count < 1 || count > most ? 0 : count;
 }
 
 static int fail_runs(const char* runs) {
@@ -83,10 +87,10 @@ static int fail_runs(const char* runs) {
                     runs ? runs : "nothing");
 }
 
-int run_bench(const char* runs) {
-  const long count = read_count(runs);
+int run_bench(const char* runs, int threads) {
+  const long count = read_count(runs, MAX_RUNS);
   if (!count) return fail_runs(runs);
-  buffers memory = {0};
+  buffers memory = {.threads = threads};
   int failure = prepare_made_up(&memory);
   uint64_t* times_ns = malloc((size_t)count * sizeof *times_ns * 2);
   if (!failure && !times_ns)
@@ -97,7 +101,7 @@ int run_bench(const char* runs) {
     failure = run_once(&memory);
     times_ns[i] = now_ns() - start_ns;
   }
-  if (!failure) failure = put_times(times_ns, times_ns + count, (size_t)count);
+  if (!failure) failure = put_times(times_ns, times_ns + count, (size_t)count, threads);
   free(times_ns);
   release_buffers(&memory);
   return failure;
@@ -118,11 +122,11 @@ static void stop(void* context, int call) {
   watch->last_ns = now_ns(); /* read again: the clock's own cost belongs to no call */
 }
 
-int run_layers(const char* runs) {
-  const long count = read_count(runs);
+int run_layers(const char* runs, int threads) {
+  const long count = read_count(runs, MAX_RUNS);
   if (!count) return fail_runs(runs);
   const size_t calls = (size_t)HAQNAS_MODEL.call_count, stride = (size_t)count;
-  buffers memory = {0};
+  buffers memory = {.threads = threads};
   int failure = prepare_made_up(&memory);
   uint64_t* times_ns = malloc((calls * stride + 1) * sizeof *times_ns);
   if (!failure && !times_ns)
@@ -131,6 +135,9 @@ int run_layers(const char* runs) {
   for (long i = 0; i < count && !failure; ++i) {
     stopwatch watch = {now_ns(), times_ns + i, stride};
     if (HAQNAS_MODEL.run_marked((const void* const*)memory.inputs, memory.outputs, memory.workspace,
+#ifdef HAQNAS_THREADS
+                                threads,
+#endif
                                 stop, &watch))
       failure = fail(EXIT_DEVICE, "the model does not run", "", "");
   }

@@ -42,12 +42,18 @@ void release_buffers(buffers* memory) {
   release_tensors(memory->inputs, HAQNAS_MODEL.input_count);
   release_tensors(memory->outputs, HAQNAS_MODEL.output_count);
   free(memory->workspace);
-  *memory = (buffers){0};
+  *memory = (buffers){.threads = memory->threads};
 }
 
 int run_once(const buffers* memory) {
+#ifdef HAQNAS_THREADS
+  const int status =
+      HAQNAS_MODEL.run_threads((const void* const*)memory->inputs, (void* const*)memory->outputs,
+                               memory->workspace, memory->threads);
+#else
   const int status = HAQNAS_MODEL.run((const void* const*)memory->inputs,
                                       (void* const*)memory->outputs, memory->workspace);
+#endif
   return status ? fail(EXIT_DEVICE, HAQNAS_MODEL.error_message(status), "", "") : 0;
 }
 

@@ -1,5 +1,6 @@
 /* CPU feature detection for x86-64, aarch64 and riscv64 Linux. */
 #define _GNU_SOURCE /* POSIX and Linux calls under -std=c11 */
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "haqnas_runtime.h"
@@ -131,6 +132,11 @@ uint64_t haqnas_cpu_missing(uint64_t required) {
     atomic_store_explicit(&cache, found, memory_order_relaxed);
   }
   return required & ~granted(found, required);
+}
+
+int haqnas_cpu_count(void) {
+  cpu_set_t allowed;
+  return sched_getaffinity(0, sizeof allowed, &allowed) ? CPU_SETSIZE : CPU_COUNT(&allowed);
 }
 
 const char* haqnas_cpu_feature_name(int bit) {

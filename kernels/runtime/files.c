@@ -132,9 +132,9 @@ static void output_path(char path[PATH_MAX], const char* folder, int32_t index,
 }
 
 static int run_records(const char* const* paths, const int* in, const char* folder, const int* out,
-                       uint64_t records) {
+                       uint64_t records, int threads) {
   const haqnas_model* model = &HAQNAS_MODEL;
-  buffers memory = {0};
+  buffers memory = {.threads = threads};
   int failure = allocate_buffers(&memory);
   for (uint64_t record = 0; record < records && !failure; ++record) {
     for (int32_t i = 0; i < model->input_count && !failure; ++i)
@@ -173,7 +173,7 @@ static int finish_outputs(const char* folder, const int* out, int failure) {
   return failure;
 }
 
-int run_files(const char* const* paths, const char* folder) {
+int run_files(const char* const* paths, const char* folder, int threads) {
   const haqnas_model* model = &HAQNAS_MODEL;
   uint64_t records = 0;
   int failure = check_cpu();
@@ -185,7 +185,7 @@ int run_files(const char* const* paths, const char* folder) {
     failure = open_input(paths[i], i, &in[i], &records);
   if (!failure) failure = make_folder(folder);
   if (!failure) failure = open_outputs(folder, out);
-  if (!failure) failure = run_records(paths, in, folder, out, records);
+  if (!failure) failure = run_records(paths, in, folder, out, records, threads);
   if (out) failure = finish_outputs(folder, out, failure);
   free(in);
   free(out);

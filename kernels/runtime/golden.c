@@ -47,8 +47,8 @@ static int check_samples(const buffers* memory, int32_t o) {
   return 0;
 }
 
-int run_golden(void) {
-  buffers memory = {0};
+int run_golden(int threads) {
+  buffers memory = {.threads = threads};
   int failure = prepare_made_up(&memory);
   if (!failure) failure = run_once(&memory);
   if (!failure && !HAQNAS_MODEL.samples) failure = check_hash(&memory);

@@ -58,6 +58,21 @@ typedef struct {
 } haqnas_call;
 #endif
 
+#ifdef HAQNAS_THREADS
+/* A program in sections: section s is tasks first[s] to first[s + 1] - 1, which run at once. One
+ * task is run by the caller's thread. */
+typedef struct {
+  void (*run)(const void* context, int task);
+  const uint16_t* first;
+  int count; /* sections */
+#ifdef HAQNAS_MARKED
+  void (*mark)(const void* context, int section); /* after each section of several tasks */
+#endif
+} haqnas_sections;
+
+enum { HAQNAS_MAX_THREADS = 64 };
+#endif
+
 /* A whole model, for the executable and the TVM entry. */
 typedef struct {
   const char* name;
@@ -70,10 +85,17 @@ typedef struct {
   size_t workspace_bytes;
   uint64_t required_cpu_features;
   int (*run)(const void* const* inputs, void* const* outputs, void* workspace);
+#ifdef HAQNAS_THREADS
+  int32_t threads; /* that it was compiled for */
+  int (*run_threads)(const void* const* inputs, void* const* outputs, void* workspace, int threads);
+#endif
 #ifdef HAQNAS_MARKED
   int32_t call_count; /* kernel calls of one run */
   const haqnas_call* calls;
   int (*run_marked)(const void* const* inputs, void* const* outputs, void* workspace,
+#ifdef HAQNAS_THREADS
+                    int threads,
+#endif
                     haqnas_mark mark, void* context);
 #endif
   const char* (*error_message)(int status);
@@ -88,6 +110,16 @@ extern "C" {
 /* Those of the required features that this CPU and its Linux do not offer; 0: all are there.
  * Thread-safe; looked up once. Asks Linux for AMX's registers only when AMX is required. */
 uint64_t haqnas_cpu_missing(uint64_t required);
+
+/* CPUs that Linux lets this process use; at least 1. */
+int haqnas_cpu_count(void);
+
+#ifdef HAQNAS_THREADS
+/* Run all sections in order with up to so many threads, the caller's included. Several callers at
+ * once: the first has the workers, the others run alone. Never fails: without workers the caller
+ * runs alone. */
+void haqnas_team_run(const haqnas_sections* sections, const void* context, int threads);
+#endif
 
 /* LLVM's name of a feature, by its bit. */
 const char* haqnas_cpu_feature_name(int bit);

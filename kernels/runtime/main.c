@@ -20,6 +20,9 @@ static void put_usage(text* out) {
       "  --layers N    the same for each kernel call: medians of N runs\n"
 #endif
       "  --golden      run the built-in self test\n"
+#ifdef HAQNAS_THREADS
+      "  --threads M   run with at most M threads, for each of the above\n"
+#endif
       "  --info        print inputs, outputs, workspace and CPU features as JSON\n"
       "  --version     print the name and version\n"
       "  --help        print this\n");
@@ -47,7 +50,7 @@ static int fail_count(int32_t count) {
 }
 
 /* `INPUT.bin... -o OUTDIR`; the paths of the inputs are gathered at the front of argv. */
-static int run_arguments(int argc, char** argv) {
+static int run_arguments(int argc, char** argv, int threads) {
   const char* folder = NULL;
   int32_t count = 0;
   for (int i = 1; i < argc; ++i) {
@@ -62,23 +65,53 @@ static int run_arguments(int argc, char** argv) {
   }
   if (count != HAQNAS_MODEL.input_count) return fail_count(count);
   if (!folder) return fail_usage("say where the outputs go: -o OUTDIR", "");
-  return run_files((const char* const*)argv, folder);
+  return run_files((const char* const*)argv, folder, threads);
 }
 
+#ifdef HAQNAS_THREADS
+/* The value of --threads, which is taken out of argv; the model's own number where it is not there,
+ * 0 where it is wrong. */
+static int take_threads(int* argc, char** argv) {
+  int threads = HAQNAS_MODEL.threads, count = 0;
+  for (int i = 0; i < *argc; ++i) {
+    if (is_word(argv[i], "--threads"))
+      threads = (int)read_count(++i < *argc ? argv[i] : NULL, HAQNAS_MODEL.threads);
+    else
+      argv[count++] = argv[i];
+  }
+  *argc = count;
+  return threads;
+}
+
+static int fail_threads(void) {
+  text out = error_line();
+  put(&out, "--threads takes a number from 1 to ");
+  put_count(&out, (uint64_t)HAQNAS_MODEL.threads);
+  put(&out, ", which the model was compiled for; --help shows what there is");
+  return end_line(&out, EXIT_USAGE);
+}
+#endif
+
 int main(int argc, char** argv) {
+#ifdef HAQNAS_THREADS
+  const int threads = take_threads(&argc, argv);
+  if (!threads) return fail_threads();
+#else
+  const int threads = 1;
+#endif
   const char* first = argc > 1 ? argv[1] : "--help";
   const int is_alone = argc <= 2;
   if (is_word(first, "--bench")) {
     if (argc > 3) return fail_usage("--bench takes one number, but got also ", argv[3]);
-    return run_bench(argc > 2 ? argv[2] : NULL);
+    return run_bench(argc > 2 ? argv[2] : NULL, threads);
   }
 #ifdef HAQNAS_MARKED
   if (is_word(first, "--layers")) {
     if (argc > 3) return fail_usage("--layers takes one number, but got also ", argv[3]);
-    return run_layers(argc > 2 ? argv[2] : NULL);
+    return run_layers(argc > 2 ? argv[2] : NULL, threads);
   }
 #endif
-  if (is_alone && is_word(first, "--golden")) return run_golden();
+  if (is_alone && is_word(first, "--golden")) return run_golden(threads);
   if (is_alone && is_word(first, "--info")) return print(HAQNAS_MODEL.info_json, "", "");
   if (is_alone && is_word(first, "--version"))
     return print(HAQNAS_MODEL.name, ", compiled by haqnas ", HAQNAS_MODEL.version);
@@ -88,5 +121,5 @@ int main(int argc, char** argv) {
     flush(&out);
     return argc > 1 ? 0 : EXIT_USAGE;
   }
-  return run_arguments(argc, argv);
+  return run_arguments(argc, argv, threads);
 }

@@ -39,6 +39,7 @@ typedef struct {
   void** inputs;
   void** outputs;
   void* workspace;
+  int threads; /* that run the model, where it was compiled for several */
 } buffers;
 
 /* Each returns 0 or the exit code, after a message. */
@@ -50,11 +51,14 @@ int prepare_made_up(
     buffers* memory); /* checks the CPU, allocates, fills the inputs with made-up values */
 
 /* The jobs; each returns the exit code. */
-int run_golden(void);            /* golden.c */
-int run_bench(const char* runs); /* bench.c */
+int run_golden(int threads);                  /* golden.c */
+int run_bench(const char* runs, int threads); /* bench.c */
 #ifdef HAQNAS_MARKED
-int run_layers(const char* runs); /* bench.c */
+int run_layers(const char* runs, int threads); /* bench.c */
 #endif
-int run_files(const char* const* paths, const char* folder); /* files.c */
+int run_files(const char* const* paths, const char* folder, int threads); /* files.c */
+
+/* bench.c: a number from 1 to `most`, or 0. */
+long read_count(const char* word, long most);
 
 #endif /* HAQNAS_PROGRAM_H_ */
