@@ -42,6 +42,9 @@ def group() -> None:
     "--format", "formats", default="exe,a", show_default=True, metavar="LIST", help="Of exe,a,so,tvm,layers."
 )
 @click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
+@click.option(
+    "--threads", default=1, show_default=True, metavar="N", help="The binary runs on up to N threads."
+)
 @device_option
 @click.option(
     "--val-samples",
@@ -61,6 +64,7 @@ def compile_command(
     bits: str,
     formats: str,
     cc: str | None,
+    threads: int,
     device: str | None,
     val_samples: int,
     seed: int,
@@ -81,6 +85,7 @@ def compile_command(
             target=target,
             bits=bits,
             seed=seed,
+            threads=threads,
             formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
             cc=cc,
             device=device,

@@ -22,13 +22,19 @@ function(haqnas_add_artifact target folder)
   if(NOT EXISTS "${library}")
     message(FATAL_ERROR "haqnas_add_artifact: ${library} is missing; compile with --format exe,a")
   endif()
+  string(JSON threads ERROR_VARIABLE problem GET "${text}" threads)
+  set(needs m)
+  if(NOT problem AND threads GREATER 1) # manifests of older versions do not say
+    find_package(Threads REQUIRED)
+    list(APPEND needs Threads::Threads)
+  endif()
   add_library(${target} STATIC IMPORTED GLOBAL)
   set_target_properties(
     ${target}
     PROPERTIES IMPORTED_LOCATION "${library}"
                IMPORTED_LINK_INTERFACE_LANGUAGES C
                INTERFACE_INCLUDE_DIRECTORIES "${folder}/include"
-               INTERFACE_LINK_LIBRARIES m)
+               INTERFACE_LINK_LIBRARIES "${needs}")
   # A new artefact in the same folder may have another name: configure again.
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${manifest}")
 endfunction()

@@ -55,6 +55,7 @@ def compile(
     val_samples: int | None = VAL_SAMPLES,
     name: str = "model",
     seed: int = 0,
+    threads: int = 1,
     formats: Sequence[str] = ("exe", "a"),
     cc: str | None = None,
     device: str | None = None,
@@ -67,12 +68,12 @@ def compile(
     `calibration_data`, else `train_data`, else synthetic inputs. Accuracy is read on `val_data` by `evaluate(model,
     data)`, or as top-1 of `val_samples` of its samples, evenly spaced (None: all), else as agreement with the float
     model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
-    policy.json, or a Policy. `cc` names another C compiler than zig's, `device` another device than the default.
+    policy.json, or a Policy. The binary runs on up to `threads` threads. `cc` names another C compiler than zig's, `device` another device than the default.
     The same call again goes on where it stopped, and returns at once where all is done; `fresh` starts anew.
 
     Raises ConfigurationError, UnsupportedModelError, DeviceError, VerificationError.
     """
-    options = check_options(target, bits, name, formats, cc, device, seed)
+    options = check_options(target, bits, name, formats, cc, device, seed, threads)
     directory = Path(output)
     report = _Reporter(progress)
     with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
@@ -101,6 +102,7 @@ def compile_file(
     target: str | HardwareProfile = "host",
     bits: str | Policy = "8",
     seed: int = 0,
+    threads: int = 1,
     formats: Sequence[str] = ("exe", "a"),
     cc: str | None = None,
     device: str | None = None,
@@ -114,7 +116,7 @@ def compile_file(
     """
     path, builder = split_model(model_file)
     name = c_name(path.stem)
-    check_options(target, bits, name, formats, cc, device, seed)
+    check_options(target, bits, name, formats, cc, device, seed, threads)
     with open_output(Path(output)), taught_os_errors(Path(output)):
         loaded = load_model(path, builder)
         data = {
@@ -136,6 +138,7 @@ def compile_file(
         val_samples=val_samples,
         name=name,
         seed=seed,
+        threads=threads,
         formats=formats,
         cc=cc,
         device=device,
@@ -186,6 +189,7 @@ def _hash(
         "name": options.name,
         "formats": options.formats,
         "seed": options.seed,
+        "threads": options.threads,
         "cc": options.cc,
         "device": options.device.uri if options.device else None,
         "source": samples.source,

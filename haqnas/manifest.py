@@ -73,6 +73,7 @@ class Manifest:
     seed: int
     request_sha256: str  # of everything that went in: the same request again finds the artefact complete
     files: Mapping[str, str]  # path inside the artefact to sha256
+    threads: int = 1  # that the binary may run on
 
 
 _ADAPTER = TypeAdapter(Manifest)

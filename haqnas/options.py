@@ -15,6 +15,7 @@ from haqnas.quantspec import QuantSpec
 from haqnas.space.policy import Policy
 
 # so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
+MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
 FORMATS = ("exe", "a", "so", "tvm", "layers")
 
 
@@ -30,6 +31,7 @@ class Options:
     formats: tuple[str, ...]
     seed: int
     cc: str | None
+    threads: int  # that the program may run on
 
 
 def read_policy(bits: str | Policy) -> Policy:
@@ -54,6 +56,7 @@ def check_options(
     cc: str | None,
     device: str | None,
     seed: int,
+    threads: int,
 ) -> Options:
     """Check everything that needs no model; raises ConfigurationError, or DeviceError for a missing tool."""
     host = read_host_cpu()
@@ -67,10 +70,14 @@ def check_options(
         raise ConfigurationError(
             f"a name starts with a letter and has letters, digits and '_', but got {name!r}"
         )
+    if not 1 <= threads <= MAX_THREADS:
+        raise ConfigurationError(
+            f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
+        )
     chosen_device = device_for(profile, device, host)
     ordered = tuple(chosen for chosen in FORMATS if chosen in formats)
     linker = choose_linker(profile.triple, cc)
-    return Options(profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc)
+    return Options(profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc, threads)
 
 
 def split_model(model_file: str) -> tuple[Path, str | None]:

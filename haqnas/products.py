@@ -69,16 +69,22 @@ def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> 
     made_up = self_test_inputs(program)
     expected = artefacts.run_reference(compiled.graph, made_up, program.inputs)
     emit_sources(program, sources, make_self_test(expected, program.is_exact, _steps(compiled.graph)))
-    kernels = compiled.kernels
+    kernels, is_threaded = compiled.kernels, options.threads > 1
     if "exe" in options.formats:
-        link_executable(options.linker, name, kernels, sources, staged / "bin" / name)
+        link_executable(
+            options.linker, name, kernels, sources, staged / "bin" / name, is_threaded=is_threaded
+        )
     if "a" in options.formats:
-        link_archive(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.a")
+        target = staged / "lib" / f"lib{name}.a"
+        link_archive(options.linker, name, kernels, sources, target, is_threaded=is_threaded)
     if "so" in options.formats or "tvm" in options.formats:
-        link_tvm_library(options.linker, name, kernels, sources, staged / "lib" / f"lib{name}.so")
+        target = staged / "lib" / f"lib{name}.so"
+        link_tvm_library(options.linker, name, kernels, sources, target, is_threaded=is_threaded)
     if "layers" in options.formats:
         target = staged / "bin" / f"{name}-layers"
-        link_executable(options.linker, name, kernels, sources, target, is_marked=True)
+        link_executable(
+            options.linker, name, kernels, sources, target, is_marked=True, is_threaded=is_threaded
+        )
     (staged / "include").mkdir(parents=True)
     shutil.copy(sources / f"{name}.h", staged / "include")
 
@@ -134,6 +140,7 @@ def _describe(
         formats=options.formats,
         versions=versions,
         seed=options.seed,
+        threads=options.threads,
         request_sha256=request,
         files={},
     )

@@ -87,7 +87,7 @@ def run_stages(
         work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, samples.source)
     )
     report("build", f"kernels for {options.profile.name}")
-    program, kernels = lower_and_build(graph, options.profile, options.name, work)
+    program, kernels = lower_and_build(graph, options.profile, options.name, work, threads=options.threads)
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
     return Compiled(graph, accuracy, program, kernels, inputs, outputs)

@@ -25,6 +25,7 @@ from haqnas.kernels.table import candidates, signed_kinds
 LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
 # What is neither kernel nor constant, measured on the zoo: C runtime and libc 29 kB, 36 bytes for each kernel call.
 RUNTIME_BYTES, CALL_BYTES = 29_500, 40
+THREADED_BYTES = 11_000  # of a program for several threads: the team, and what it needs of libc
 _ATTEMPTS = 7
 
 Served = dict[
@@ -74,7 +75,8 @@ def lower_and_build(
 def overhead_bytes(program: Program, code_bytes: int) -> int:
     """What the executable holds beside packed weights, from above."""
     data = len(program.constants) - program.packed_weight_bytes
-    return data + code_bytes + RUNTIME_BYTES + CALL_BYTES * len(program.calls)
+    threaded = THREADED_BYTES if program.threads > 1 else 0
+    return data + code_bytes + RUNTIME_BYTES + threaded + CALL_BYTES * len(program.calls)
 
 
 def _chooser(
