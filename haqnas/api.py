@@ -68,7 +68,8 @@ def compile(
     `calibration_data`, else `train_data`, else synthetic inputs. Accuracy is read on `val_data` by `evaluate(model,
     data)`, or as top-1 of `val_samples` of its samples, evenly spaced (None: all), else as agreement with the float
     model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
-    policy.json, or a Policy. The binary runs on up to `threads` threads. `cc` names another C compiler than zig's, `device` another device than the default.
+    policy.json, or a Policy. The binary runs on up to `threads` threads. `cc` names another C compiler than zig's,
+    `device` another device than the default.
     The same call again goes on where it stopped, and returns at once where all is done; `fresh` starts anew.
 
     Raises ConfigurationError, UnsupportedModelError, DeviceError, VerificationError.

@@ -7,6 +7,7 @@ import numpy as np
 from haqnas.codegen.draft import Draft, Reference, Value
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import Region
+from haqnas.codegen.split import COPIED_BYTES_PER_NS, even_ranges, part_count
 from haqnas.kernels import cells
 
 PLANAR_CHANNELS = 4  # more channels and the taps of planes become too many
@@ -119,16 +120,25 @@ class Cells:
         streams += [0] * (cells.CELL_BYTES // self.stride[1] - len(streams))
         p = cells.Parameter
         parameters = np.zeros(p.STREAMS, np.int32)
-        parameters[p.ROWS] = self.size[0]
         parameters[p.TILES] = -(-self.size[1] // cells.TOGETHER)
         parameters[p.LAST] = max(0, self.size[1] - cells.TOGETHER)
         parameters[p.SOURCE_ROW] = self.stride[0] * row
         parameters[p.CELL_ROW] = self.row_bytes
-        array = np.array([*parameters, *streams], np.int32)
         # Of a row shorter than a tile of cells the surplus is overwritten by the next row; the last needs room for it.
         surplus = max(0, cells.TOGETHER - self.size[1]) * cells.CELL_BYTES
         target = Reference(draft.allocate(self.size[0] * self.row_bytes + surplus))
-        arguments = (target, Reference(planes.buffer), draft.constant(array))
-        width = self.stride[1]
-        draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer)
+        width, work_ns = self.stride[1], self.size[0] * self.row_bytes / COPIED_BYTES_PER_NS
+        ranges = even_ranges(self.size[0], 1 if surplus else part_count(work_ns, draft.threads))
+        draft.work(work_ns, len(ranges))
+        if len(ranges) > 1:
+            draft.open_section()
+        for number, (first, end) in enumerate(ranges):
+            parameters[p.ROWS] = end - first
+            arguments = (
+                target.moved(first * self.row_bytes),
+                Reference(planes.buffer, first * int(parameters[p.SOURCE_ROW])),
+                draft.constant(np.array([*parameters, *streams], np.int32)),
+            )
+            part = number if len(ranges) > 1 else None
+            draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer, part)
         return target
