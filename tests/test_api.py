@@ -118,7 +118,7 @@ def test_finished_stages_are_not_done_again(
         haqnas.compile(net, EXAMPLE, output=tmp_path / "out", progress=stop_at_build)
     assert (tmp_path / "out" / STATE).is_dir()
 
-    def fail(*_: object) -> Any:
+    def fail(*_: object, **__: object) -> Any:
         raise AssertionError("this stage was finished")
 
     monkeypatch.setattr(stages, "quantize", fail)
@@ -132,7 +132,7 @@ def forbidden_linker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Inside, linking fails the test."""
     products = importlib.import_module("haqnas.products")
 
-    def fail(*_: object) -> Any:
+    def fail(*_: object, **__: object) -> Any:
         raise AssertionError("the artefact was complete")
 
     with monkeypatch.context() as patch:

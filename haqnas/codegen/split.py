@@ -83,16 +83,19 @@ def split_layer(geometry: Geometry, kernel: Kernel, finish: Finish, threads: int
     """The layer in parts that `kernel` accepts and computes with the same function; the whole where none pay."""
     count = part_count(layer_ns(geometry, kernel), threads)
     whole = (Part(geometry),)
-    symbol = kernel.symbol(geometry, finish)
-
-    def fits(parts: tuple[Part, ...]) -> bool:
-        return all(kernel.accepts(p.geometry) and kernel.symbol(p.geometry, finish) == symbol for p in parts)
 
     def slowest_ns(parts: tuple[Part, ...]) -> float:
         return max(layer_ns(part.geometry, kernel) for part in parts)
 
-    found = [parts for parts in cuts(geometry, kernel, count) if len(parts) > 1 and fits(parts)]
+    found = [parts for parts in cuts(geometry, kernel, count) if fits(geometry, parts, kernel, finish)]
     return min([whole, *found], key=slowest_ns)
+
+
+def fits(whole: Geometry, parts: tuple[Part, ...], kernel: Kernel, finish: Finish) -> bool:
+    """Whether they are several, and the function of the whole computes them all."""
+    symbol = kernel.symbol(whole, finish)
+    each = (kernel.accepts(p.geometry) and kernel.symbol(p.geometry, finish) == symbol for p in parts)
+    return len(parts) > 1 and all(each)
 
 
 def cuts(g: Geometry, kernel: Kernel, count: int) -> Sequence[tuple[Part, ...]]:
@@ -160,4 +163,4 @@ class Balance:
     @property
     def pays(self) -> bool:
         """Whether several threads are worth their trouble."""
-        return self.saved_ns >= LEAST_GAIN * self.work_ns
+        return self.saved_ns > LEAST_GAIN * self.work_ns

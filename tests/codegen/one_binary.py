@@ -1,16 +1,19 @@
 """Run integer graphs as binaries: lower, build, link, execute (under an emulator where needed), read the outputs."""
 
+import itertools
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from haqnas.codegen import link
+from haqnas.codegen import layers, link, split
 from haqnas.codegen.draft import Choose
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.lower import lower
@@ -18,6 +21,8 @@ from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.codegen.selftest import make_self_test
 from haqnas.hardware import HardwareProfile
+from haqnas.kernels.finish import Finish
+from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.table import select
 
 
@@ -38,6 +43,29 @@ def _flat(outputs: object) -> list[object]:
     return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
 
 
+def split_everything(patch: pytest.MonkeyPatch) -> None:
+    """Cut every call in parts, layers by rows, columns and channels in turn, whether it pays or not."""
+    turn = itertools.count()
+
+    def in_turn(geometry: Geometry, kernel: Kernel, finish: Finish, threads: int) -> tuple[split.Part, ...]:
+        found = [
+            parts
+            for parts in split.cuts(geometry, kernel, threads)
+            if split.fits(geometry, parts, kernel, finish)
+        ]
+        return found[next(turn) % len(found)] if found else (split.Part(geometry),)
+
+    patch.setattr(split, "LEAST_PART_NS", 1e-6)
+    patch.setattr(split, "LEAST_GAIN", -1e9)
+    patch.setattr(layers, "split_layer", in_turn)
+
+
+def backwards(program: Program) -> Program:
+    """For one thread, with the parts of each section from the last to the first."""
+    calls = [call for section in program.sections for part in reversed(section) for call in part]
+    return replace(program, threads=1, calls=tuple(replace(c, section=0, part=0) for c in calls))
+
+
 def run(
     graph: fx.GraphModule,
     inputs: Sequence[np.ndarray],
@@ -47,11 +75,25 @@ def run(
 ) -> tuple[Program, list[np.ndarray]]:
     """The outputs of the binary for raw inputs (in the program's dtypes)."""
     program = lower(graph, profile, "net", choose)
+    return program, run_program(program, inputs, profile, folder)
+
+
+def run_program(
+    program: Program,
+    inputs: Sequence[np.ndarray],
+    profile: HardwareProfile,
+    folder: Path,
+    threads: Sequence[int] = (),
+) -> list[np.ndarray]:
+    """The outputs of a program, which are the same on each number of `threads`."""
     folder.mkdir(parents=True, exist_ok=True)
     kernels = build(program.functions, profile, folder / "kernels.o")
     expected = make_self_test([np.zeros(info.shape, info.dtype) for info in program.outputs], is_exact=True)
     emit_sources(program, folder, expected)
-    binary = link.link_executable(link.choose_linker(profile.triple), "net", kernels, folder, folder / "net")
+    linker = link.choose_linker(profile.triple)
+    binary = link.link_executable(
+        linker, "net", kernels, folder, folder / "net", is_threaded=program.threads > 1
+    )
     files = []
     for index, (array, info) in enumerate(zip(inputs, program.inputs, strict=True)):
         assert array.dtype == info.dtype
@@ -59,10 +101,15 @@ def run(
         array.tofile(files[-1])
     emulator = [profile.emulator.program, "-cpu", profile.emulator.cpu] if profile.emulator else []
     command = [*emulator, str(binary), *map(str, files), "-o", str(folder / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    outputs = [
-        np.fromfile(folder / "out" / f"output{i}.bin", info.dtype).reshape(info.shape)
-        for i, info in enumerate(program.outputs)
+    results = []
+    for option in [["--threads", str(count)] for count in threads] or [[]]:
+        done = subprocess.run([*command, *option], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        results.append(
+            [(folder / "out" / f"output{i}.bin").read_bytes() for i in range(len(program.outputs))]
+        )
+    assert all(result == results[0] for result in results)
+    return [
+        np.frombuffer(data, info.dtype).reshape(info.shape)
+        for data, info in zip(results[0], program.outputs, strict=True)
     ]
-    return program, outputs

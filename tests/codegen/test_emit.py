@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,15 @@ from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.selftest import SelfTest, fnv1a, make_self_test, self_test_input
 from haqnas.errors import ConfigurationError
 from haqnas.hardware import ARCH_CPU_FEATURES
-from tests.runtime.tiny import MODEL, tiny_program, tiny_self_test, write_tiny
+from tests.runtime.tiny import (
+    MODEL,
+    THREADED_MODEL,
+    threaded_program,
+    tiny_program,
+    tiny_self_test,
+    write_threaded,
+    write_tiny,
+)
 
 ZIG = [sys.executable, "-m", "ziglang"]
 EXACT = SelfTest(output_hash=0)
@@ -32,17 +41,21 @@ def with_call(*arguments: Pointer | int) -> Program:
     return dataclasses.replace(tiny_program(), calls=(Call("kernel", arguments, ""),))
 
 
-def test_the_model_of_the_c_tests_is_what_emit_writes(tmp_path: Path) -> None:
-    for path in write_tiny(tmp_path):
-        kept = (MODEL / path.name).read_text()
+@pytest.mark.parametrize(("write", "folder"), [(write_tiny, MODEL), (write_threaded, THREADED_MODEL)])
+def test_the_model_of_the_c_tests_is_what_emit_writes(
+    tmp_path: Path, write: Callable[[Path], tuple[Path, ...]], folder: Path
+) -> None:
+    for path in write(tmp_path):
+        kept = (folder / path.name).read_text()
         assert re.sub(r"\d+\.\d+\.\d+", version("haqnas"), kept) == path.read_text(), (
             f"{path.name} differs: run python tests/runtime/tiny.py and look at the difference"
         )
 
 
+@pytest.mark.parametrize("program", [tiny_program(), threaded_program()], ids=["one thread", "threads"])
 @pytest.mark.parametrize("standard", ["c99", "c11", "c++11", "c++20"])
-def test_header_is_clean_in_c_and_cpp(tmp_path: Path, standard: str) -> None:
-    emit_sources(tiny_program(), tmp_path, EXACT)
+def test_header_is_clean_in_c_and_cpp(tmp_path: Path, standard: str, program: Program) -> None:
+    emit_sources(program, tmp_path, EXACT)
     file = tmp_path / ("user.cpp" if "++" in standard else "user.c")
     file.write_text('#include "tiny.h"\n#include "tiny.h"\nint main(void) { return TINY_INPUT0_BYTES; }\n')
     compiler = [*ZIG, "c++" if "++" in standard else "cc", f"-std={standard}"]

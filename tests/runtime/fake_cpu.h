@@ -7,6 +7,10 @@
 #define FAKE_MISSING 0
 #endif
 
+#ifndef FAKE_CPUS
+#define FAKE_CPUS 4
+#endif
+
 extern uint64_t fake_missing;
 
 #endif /* HAQNAS_FAKE_CPU_H_ */

@@ -1,9 +1,10 @@
 """The tiny model of the C tests: a Program with hand-written kernels, and its reference.
 
-`python tests/runtime/tiny.py` writes `model/` anew after a change of emit.py; tests/codegen/test_emit.py
-fails when `model/` is not what emit.py writes.
+`python tests/runtime/tiny.py` writes `model/` and `model/threaded/` anew after a change of emit.py;
+tests/codegen/test_emit.py fails when they are not what emit.py writes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from haqnas.codegen.program import Call, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.selftest import SelfTest, make_self_test, self_test_inputs
 
 MODEL = Path(__file__).parent / "model"
+THREADED_MODEL = MODEL / "threaded"
+THREADS = 4
 KERNELS = MODEL / "kernels.c"
 SIZE = 8
 WEIGHTS = b"ABCDEFGH"  # text, so that constants.bin is a text file
@@ -50,6 +53,24 @@ def tiny_program(
     )
 
 
+def threaded_program() -> Program:
+    """The same in sections of parts: two that copy, four that scale; one thread looks at the signs."""
+    whole = tiny_program()
+    copy, scale, sign = whole.calls
+
+    def part(call: Call, step: int, section: int, number: int, sizes: tuple[int, ...]) -> Call:
+        """Elements from number * step on; `sizes`: bytes of an element of each pointer."""
+        pointers = [p.moved(number * step * size) for p, size in zip(call.arguments, sizes, strict=False)]  # type: ignore[union-attr]
+        return Call(call.symbol, (*pointers, step), call.layer, section, number)
+
+    calls = (
+        *(part(copy, SIZE // 2, 0, k, (1, 1)) for k in range(2)),
+        *(part(scale, SIZE // 4, 1, k, (1, 1, 4)) for k in range(4)),
+        replace(sign, section=2),
+    )
+    return replace(whole, calls=calls, threads=THREADS)
+
+
 def tiny_reference(x: NDArray[np.generic], bias: NDArray[np.generic]) -> list[NDArray[np.generic]]:
     """What the model computes, for any number of records."""
     weights = np.frombuffer(WEIGHTS, np.int8).astype(np.int32)
@@ -75,5 +96,12 @@ def write_tiny(folder: Path) -> tuple[Path, ...]:
     return (*paths, folder / "sampled_model.c")
 
 
+def write_threaded(folder: Path) -> tuple[Path, ...]:
+    """The model `tiny` for several threads."""
+    program = threaded_program()
+    return emit_sources(program, folder, tiny_self_test(program))
+
+
 if __name__ == "__main__":
     write_tiny(MODEL)
+    write_threaded(THREADED_MODEL)
