@@ -138,7 +138,7 @@ class Draft:
     ) -> None:
         """Append a call; the function is built at the first use of its symbol.
 
-        Calls with a `part` belong to the section that `open_section` began last, all others to one thread.
+        Calls with a `part` belong to what `begin` began last, all others are for one thread.
         Symbols start with the program's name, so that two artefacts can be linked into one executable.
         """
         full = f"{self.name}_{symbol}"
@@ -151,14 +151,17 @@ class Draft:
             section = self._section
         self.steps.append(Step(full, tuple(arguments), layer, section, part))
 
-    def work(self, work_ns: float, parts: int) -> None:
-        """Keep account of what parts save; `part_count` and `split_layer` know how many pay."""
-        self.balance = self.balance.after(work_ns, parts)
+    def begin(self, count: int, work_ns: float, written: RowsWritten | None = None) -> tuple[int | None, ...]:
+        """Begin work of about `work_ns` in `count` parts; gives the `part` of the calls of each.
 
-    def open_section(self, written: RowsWritten | None = None) -> None:
-        """Begin a section whose parts run at once: none may read or write what another writes."""
+        Several parts run at once: none may read or write what another writes.
+        """
+        self.balance = self.balance.after(work_ns, count)
+        if count == 1:
+            return (None,)
         self._section = self.steps[-1].section + 1 if self.steps else 0
         self._rows_written = written
+        return tuple(range(count))
 
     def address(self, value: Value, element: int | None = None) -> Reference:
         """Where a value (or one element of its buffer) starts."""
@@ -184,10 +187,7 @@ class Draft:
         gap = (halo.left + halo.right) * channels
         bottom = halo.bottom * row + halo.right * channels
         byte = zero_point ^ 0x80 if value.dtype == "int8" else zero_point
-        written, ranges, parts = self._rows_written, ((0, height),), [None]
-        if self.steps and self.steps[-1].part is not None and written and written.buffer == value.buffer:
-            ranges, parts = written.ranges, list(range(len(written.ranges)))
-        for (first, end), part in zip(ranges, parts, strict=True):
+        for part, (first, end) in self._writers(value, height):
             is_last = end == height
             before = 0 if first else top
             after = bottom if is_last else 0
@@ -195,6 +195,13 @@ class Draft:
             start = Reference(value.buffer, top + first * row if first else 0)
             arguments = (start, self.constant(np.array(numbers, np.int32)))
             self.call("hq_halo_uint8", elementwise.halo_kernel, arguments, layer, part)
+
+    def _writers(self, image: Value, height: int) -> list[tuple[int | None, tuple[int, int]]]:
+        """Parts and their rows, where the latest work wrote the image in parts; else one for all rows."""
+        written = self._rows_written
+        if self.steps and self.steps[-1].part is not None and written and written.buffer == image.buffer:
+            return list(enumerate(written.ranges))
+        return [(None, (0, height))]
 
     def elementwise(
         self,
@@ -213,20 +220,17 @@ class Draft:
         row = elementwise_table.select(work, self.profile.isas)
         work = row.arrange(work)
         axis, shares = split_elementwise(work, row, self.threads)
-        self.work(elementwise_ns(work), len(shares))
-        if len(shares) > 1:
-            self.open_section(_rows_of(values[0], axis, shares))
+        parts = self.begin(len(shares), elementwise_ns(work), _rows_of(values[0], axis, shares))
         constants = [self.constant(table) for table in work.constants]
-        for number, (first, part) in enumerate(shares):
-            steps = (step for tensor in part.nest.strides for step in tensor)
-            parameters = np.array([*part.nest.extents, *steps, *part.scalars], np.int32)
+        for part, (first, share) in zip(parts, shares, strict=True):
+            steps = (step for tensor in share.nest.strides for step in tensor)
+            parameters = np.array([*share.nest.extents, *steps, *share.scalars], np.int32)
             pointers = [
                 self.address(value, value.layout.offset + first * steps[axis])
                 for value, steps in zip(values, work.nest.strides, strict=True)
             ]
             arguments: tuple[Argument, ...] = (*pointers, *constants, self.constant(parameters))
-            together = number if len(shares) > 1 else None
-            self.call(row.symbol(work), lambda: row.function(work), arguments, layer, together)
+            self.call(row.symbol(work), lambda: row.function(work), arguments, layer, part)
 
     def _may_run_over(self, nest: Nest, values: Sequence[Value]) -> bool:
         """Whether all is one short piece that ends its buffer: then a whole register may be written, into the slack.

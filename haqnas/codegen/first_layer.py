@@ -129,16 +129,12 @@ class Cells:
         target = Reference(draft.allocate(self.size[0] * self.row_bytes + surplus))
         width, work_ns = self.stride[1], self.size[0] * self.row_bytes / COPIED_BYTES_PER_NS
         ranges = even_ranges(self.size[0], 1 if surplus else part_count(work_ns, draft.threads))
-        draft.work(work_ns, len(ranges))
-        if len(ranges) > 1:
-            draft.open_section()
-        for number, (first, end) in enumerate(ranges):
+        for part, (first, end) in zip(draft.begin(len(ranges), work_ns), ranges, strict=True):
             parameters[p.ROWS] = end - first
             arguments = (
                 target.moved(first * self.row_bytes),
                 Reference(planes.buffer, first * int(parameters[p.SOURCE_ROW])),
                 draft.constant(np.array([*parameters, *streams], np.int32)),
             )
-            part = number if len(ranges) > 1 else None
             draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer, part)
         return target

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from haqnas.codegen.draft import RowsWritten, Value
+from haqnas.codegen.draft import Argument, RowsWritten, Value
 from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
@@ -57,19 +57,17 @@ def _emit(
     by_row = height >= count
     ranges = even_ranges(height, count) if by_row else even_ranges(channels, count, LINE_BYTES)
     symbol, kernel = function(channels if by_row else min(end - first for first, end in ranges))
-    draft.work(work_ns, len(ranges))
+    parts = draft.begin(len(ranges), work_ns, RowsWritten(out.buffer, ranges) if by_row else None)
     rows, columns = (np.array(table, np.int32) for table in (w.rows, w.columns))
     shared = (draft.constant(rows), draft.constant(columns))
     factors = None if w.factors is None else draft.constant(w.factors)
-    if len(ranges) > 1:
-        draft.open_section(RowsWritten(out.buffer, ranges) if by_row else None)
-    for number, (first, end) in enumerate(ranges):
+    for part, (first, end) in zip(parts, ranges, strict=True):
         row, channel = (first, 0) if by_row else (0, first)
         extents = {
             Parameter.ROWS: end - first if by_row else height,
             Parameter.CHANNELS: channels if by_row else end - first,
         }
-        arguments = (
+        arguments: tuple[Argument, ...] = (
             draft.address(out, out.layout.offset + row * out.layout.strides[2] + channel),
             draft.address(x, x.layout.offset + channel),
             shared[0].moved(row * rows[0].nbytes),
@@ -77,7 +75,7 @@ def _emit(
             *([] if factors is None else [factors.moved(row * len(columns) * 4)]),
             draft.constant(_parameters(x, out, w.scalars | extents)),
         )
-        draft.call(symbol, kernel, arguments, walk.layer(node), number if len(ranges) > 1 else None)
+        draft.call(symbol, kernel, arguments, walk.layer(node), part)
 
 
 def _parameters(x: Value, out: Value, values: dict[Parameter, int]) -> np.ndarray:
@@ -179,8 +177,8 @@ def _spans(
 def nearest(walk: Walk, node: fx.Node) -> Value:
     """Nearest-neighbour resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
-    indices = (nearest_indices(x.layout.shape[axis], out.layout.shape[axis]) for axis in (2, 3))
-    _emit(walk, node, lambda _: ("hq_nearest", windows.nearest_kernel), x, out, Windows(*indices, {}))
+    rows, columns = (nearest_indices(x.layout.shape[axis], out.layout.shape[axis]) for axis in (2, 3))
+    _emit(walk, node, lambda _: ("hq_nearest", windows.nearest_kernel), x, out, Windows(rows, columns, {}))
     return out
 
 
@@ -188,6 +186,6 @@ def bilinear(walk: Walk, node: fx.Node) -> Value:
     """Bilinear resize."""
     x, out = _image(walk, node), walk.result(node, "uint8")
     align = arguments(node)[3]
-    taps = (bilinear_taps(x.layout.shape[axis], out.layout.shape[axis], align) for axis in (2, 3))
-    _emit(walk, node, lambda _: ("hq_bilinear", windows.bilinear_kernel), x, out, Windows(*taps, {}))
+    rows, columns = (bilinear_taps(x.layout.shape[axis], out.layout.shape[axis], align) for axis in (2, 3))
+    _emit(walk, node, lambda _: ("hq_bilinear", windows.bilinear_kernel), x, out, Windows(rows, columns, {}))
     return out

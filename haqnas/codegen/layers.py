@@ -325,10 +325,8 @@ def _emit(
     parts = split_layer(geometry, kernel, ending.finish, draft.threads)
     packed = store_weights(draft, kernel, parts, weight, w.weight_bits, w.layer)
     bias = _folded_bias(kernel, weight, w)
-    draft.work(layer_ns(geometry, kernel), len(parts))
-    if len(parts) > 1:
-        draft.open_section(_rows_written(parts, out))
-    for number, (part, pointer) in enumerate(zip(parts, packed.arguments, strict=True)):
+    numbers = draft.begin(len(parts), layer_ns(geometry, kernel), _rows_written(parts, out))
+    for number, part, pointer in zip(numbers, parts, packed.arguments, strict=True):
         g, channels = part.geometry, slice(part.channel, part.channel + part.geometry.channels)
         image = ending.residual.image if ending.residual else None
         extras = [
@@ -348,7 +346,7 @@ def _emit(
         )
         build: Callable[[], object] = lambda: kernel.function(geometry, ending.finish)  # noqa: E731
         symbol = kernel.symbol(geometry, ending.finish)
-        draft.call(symbol, build, arguments, w.layer, number if len(parts) > 1 else None)
+        draft.call(symbol, build, arguments, w.layer, number)
     draft.layers.append(
         LayerInfo(
             name=w.layer,

@@ -99,17 +99,24 @@ PUBLIC int {name}_run(const void *const *inputs, void *const *outputs, void *wor
 """
 
 
-def _threaded(program: Program, features: str) -> str:
-    name, tasks, firsts, marks = program.name, [], [0], []
-    mark = 0
+def _tasks(program: Program) -> tuple[list[str], list[int], list[int]]:
+    """The cases of the switch over tasks; each section's first task, and its first mark."""
+    tasks: list[str] = []
+    firsts, marks = [0], [0]
     for section in program.sections:
         is_serial = len(section) == 1
         for part in section:
-            lines = [_call(program, call, mark + k if is_serial else None) for k, call in enumerate(part)]
+            lines = [
+                _call(program, call, marks[-1] + k if is_serial else None) for k, call in enumerate(part)
+            ]
             tasks.append("\n".join([f"  case {len(tasks)}:", *lines, "    break;"]))
-        marks.append(mark)
-        mark += len(section[0]) if is_serial else 1
+        marks.append(marks[-1] + (len(section[0]) if is_serial else 1))
         firsts.append(len(tasks))
+    return tasks, firsts, marks[:-1]
+
+
+def _threaded(program: Program, features: str) -> str:
+    name, (tasks, firsts, marks) = program.name, _tasks(program)
     variables = [
         f"  {const}unsigned char *const {variable}{i} = b->{array}[{i}];"
         for const, variable, array, infos in (

@@ -56,15 +56,12 @@ def _unpacked(draft: Draft, ordered: np.ndarray, bits: int, layer: str) -> tuple
     target = Reference(draft.allocate(groups * size))
     work_ns = len(ordered) / _UNPACKED_BYTES_PER_NS
     ranges = even_ranges(groups, part_count(work_ns, draft.threads))
-    draft.work(work_ns, len(ranges))
-    if len(ranges) > 1:
-        draft.open_section()
     kernel: Callable[[], PrimFunc] = lambda: subbyte.kernel(bits)  # noqa: E731
-    for number, (first, end) in enumerate(ranges):
+    for part, (first, end) in zip(draft.begin(len(ranges), work_ns), ranges, strict=True):
         arguments = (
             target.moved(first * size),
             pointer.moved(first * size * bits // 8),
             draft.constant(np.array([end - first], np.int32)),
         )
-        draft.call(subbyte.symbol(bits), kernel, arguments, layer, number if len(ranges) > 1 else None)
+        draft.call(subbyte.symbol(bits), kernel, arguments, layer, part)
     return target, pointer, packed.nbytes
