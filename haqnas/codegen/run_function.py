@@ -20,6 +20,17 @@ _SMALL = """\
 #define SMALL
 #endif
 """
+_BUFFERS = """\
+typedef struct {
+  const void *const *inputs;
+  void *const *outputs;
+  unsigned char *workspace;
+#ifdef HAQNAS_MARKED
+  haqnas_mark mark;
+  void *context;
+#endif
+} buffers;
+"""
 
 
 def emit_run(program: Program, features: str) -> str:
@@ -127,16 +138,7 @@ def _threaded(program: Program, features: str) -> str:
     ]
     unused = ", ".join(f"(void){line.split('const ')[-1].split(' ')[0]}" for line in variables)
     return f"""\
-typedef struct {{
-  const void *const *inputs;
-  void *const *outputs;
-  unsigned char *workspace;
-#ifdef HAQNAS_MARKED
-  haqnas_mark mark;
-  void *context;
-#endif
-}} buffers;
-
+{_BUFFERS}
 #ifdef HAQNAS_MARKED
 #define PARAMETERS                                                                                \\
   const void *const *inputs, void *const *outputs, void *workspace, int threads, haqnas_mark mark, \\
