@@ -1,11 +1,13 @@
 """Depthwise convolution on Arm: eight channels at a time, products of 16-bit numbers added to int32 (smlal).
 
-Two forms. Where the filter is small and output pixels lie a whole number of taps apart, a tile of pixels is unrolled:
-each input pixel is loaded and widened once for all output pixels that read it, and the weights stay in registers.
-Any other filter is a loop over its taps.
+Three forms. Where the filter is narrow and output pixels lie a whole number of taps apart, each input pixel is loaded
+and widened once for all output pixels of a tile that read it: filters of 3x3 are unrolled, and their weights stay in
+registers; others are a loop over the rows of the filter. Any other filter is a loop over its taps; that form also
+stands in for the others where a program must be small.
 
-The last eight channels of a layer overlap the ones before where its channels are no multiple of eight, so a layer
-has at least eight.
+The last tile of a row overlaps the one before where its pixels are no multiple of the tile's, and so do the last eight
+channels of a layer; so a layer has at least eight. Tiles of several sizes took 7 % fewer instructions in rows of 14
+pixels, for three times the code.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, pri
 BLOCK = 8
 # Pixels of a tile -> its instructions with a 3x3 filter; more than four and registers become scarce.
 COSTS = {5: 236.0, 4: 174.0, 3: 148.0, 2: 115.0, 1: 80.0}
-LARGEST_UNROLLED = 5  # rows and columns of the filter
+# The same by stride with a loop over rows of five taps, which loads the weights for each tile.
+LOOP_COSTS = {stride: {k: 110 + 70 * k for k in range(most, 0, -1)} for stride, most in ((1, 7), (2, 4))}
+WIDEST = 5  # columns of a filter whose rows are unrolled
 
 
 class Parameter(IntEnum):
@@ -37,26 +41,39 @@ class Parameter(IntEnum):
     DOWN = OWN + 6  # from a row of taps to the next
     ACROSS = OWN + 7  # from a tap to the next
     ONE = OWN + 8
-    TILES = OWN + 9  # one per size of tile
-    OFFSETS = OWN + 15  # one per tap
+    COLUMNS = OWN + 9
+    TILES = OWN + 10  # of a row
+    HEIGHT = OWN + 11  # rows of the filter
+    OFFSETS = OWN + 12  # one per tap
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Taps on a grid, unrolled; output pixels lie `stride` taps apart."""
+    """Taps on a grid, whose rows are unrolled; output pixels lie `stride` taps apart."""
 
-    height: int
+    height: int | None  # None: any, by a loop
     width: int
     stride: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.height or 'n'}x{self.width}s{self.stride}"
+
 
 def unrolled_filter(offsets: tuple[int, ...], in_column: int) -> Filter | None:
-    """The form of the first kind that fits, or None."""
+    """The form with unrolled rows that fits, or None."""
     taps = grid(offsets)
-    if taps is None or max(taps[:2]) > LARGEST_UNROLLED or taps[3] <= 0:
+    if taps is None or taps[1] > WIDEST or taps[3] <= 0:
         return None
     stride, rest = divmod(in_column, taps[3])
-    return Filter(taps[0], taps[1], stride) if rest == 0 and stride in (1, 2) else None
+    height = 3 if taps[:2] == (3, 3) else None
+    return Filter(height, taps[1], stride) if rest == 0 and stride in (1, 2) else None
+
+
+def tile_pixels(form: Filter, columns: int) -> int:
+    """Pixels of the tiles that cover a row at the least cost."""
+    costs = COSTS if form.height else LOOP_COSTS[form.stride]
+    return min((size for size in costs if size <= columns), key=lambda s: -(-columns // s) * costs[s])
 
 
 def pack(weight: np.ndarray) -> np.ndarray:
@@ -69,15 +86,14 @@ class Variant:
     """What the code of a kernel is specialised for; all else it reads at run time."""
 
     form: Filter | None
-    sizes: tuple[int, ...]  # pixels of its tiles
+    pixels: int  # of a tile
     clamp: Clamp
     finish: Finish
 
     @property
     def symbol(self) -> str:
-        shape = f"{self.form.height}x{self.form.width}s{self.form.stride}" if self.form else "taps"
-        sizes = f"_{self.sizes[0]}" if len(self.sizes) == 1 else ""
-        return f"hq_depthwise_neon_{shape}{sizes}{self.clamp.suffix}_{self.finish}"
+        form = self.form.name if self.form else "taps"
+        return f"hq_depthwise_neon_{form}_{self.pixels}{self.clamp.suffix}_{self.finish}"
 
 
 def _multiply_add(acc: Buffer, at: int, x: Expr, weight: Expr) -> None:
@@ -89,7 +105,7 @@ def _multiply_add(acc: Buffer, at: int, x: Expr, weight: Expr) -> None:
 
 def kernel(variant: Variant) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, parameters)`: every output channel reads the input channel of its number."""
-    form, finish = variant.form, variant.finish
+    form, finish, pixels = variant.form, variant.finish, variant.pixels
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, p: Buffer) -> None:
         ending = Ending.begin(finish, variant.clamp, None, p)
@@ -103,30 +119,33 @@ def kernel(variant: Variant) -> PrimFunc:
         def weights(index: Expr) -> Expr:
             return intrinsic("int16x8", "smull.v8i16", load(w, index, BLOCK), ones)
 
-        def unrolled(taps: Filter, acc: Buffer, pixels: int, source: Buffer, c: Expr) -> None:
+        def row_of_taps(taps: Filter, acc: Buffer, line: Buffer, row: Expr, c: Expr) -> None:
             span = (pixels - 1) * taps.stride + taps.width
-            for row in range(taps.height):
-                line = pointer(source, row * p[Parameter.DOWN]) if row else source
-                inputs = [act(line, column * p[Parameter.ACROSS]) for column in range(span)]
-                for column in range(taps.width):
-                    weight = weights((row * taps.width + column) * p[CHANNELS] + c)
-                    for m in range(pixels):
-                        _multiply_add(acc, m * BLOCK, inputs[m * taps.stride + column], weight)
-
-        def looped(acc: Buffer, pixels: int, source: Buffer, c: Expr) -> None:
-            with T.serial(0, p[Parameter.TAPS]) as t:
-                tap = pointer(source, p[Parameter.OFFSETS + t])
-                weight = weights(t * p[CHANNELS] + c)
+            inputs = [act(line, column * p[Parameter.ACROSS]) for column in range(span)]
+            for column in range(taps.width):
+                weight = weights((row * taps.width + column) * p[CHANNELS] + c)
                 for m in range(pixels):
-                    _multiply_add(acc, m * BLOCK, act(tap, m * p[Parameter.IN_COLUMN]), weight)
+                    _multiply_add(acc, m * BLOCK, inputs[m * taps.stride + column], weight)
 
-        def tile(acc: Buffer, pixels: int, source: Buffer, target: Buffer, c: Expr) -> None:
+        def multiply(acc: Buffer, source: Buffer, c: Expr) -> None:
+            if form is None:
+                with T.serial(0, p[Parameter.TAPS]) as t:
+                    tap = pointer(source, p[Parameter.OFFSETS + t])
+                    weight = weights(t * p[CHANNELS] + c)
+                    for m in range(pixels):
+                        _multiply_add(acc, m * BLOCK, act(tap, m * p[Parameter.IN_COLUMN]), weight)
+            elif form.height is None:
+                with T.serial(0, p[Parameter.HEIGHT]) as row:
+                    row_of_taps(form, acc, pointer(source, row * p[Parameter.DOWN]), row, c)
+            else:
+                for row in range(form.height):
+                    line = pointer(source, row * p[Parameter.DOWN]) if row else source
+                    row_of_taps(form, acc, line, row, c)
+
+        def tile(acc: Buffer, source: Buffer, target: Buffer, c: Expr) -> None:
             for at in range(0, pixels * BLOCK, LANES):
                 store(acc, load(bias, c + at % BLOCK, LANES), at, LANES)
-            if form:
-                unrolled(form, acc, pixels, source, c)
-            else:
-                looped(acc, pixels, source, c)
+            multiply(acc, source, c)
             for m in range(pixels):
                 for first in range(0, BLOCK, width):
                     parts = range(first, first + width, LANES)
@@ -134,25 +153,16 @@ def kernel(variant: Variant) -> PrimFunc:
                     value = ending.finished(totals, [load(scale, c + part, LANES) for part in parts], None)
                     store(target, value, m * p[Parameter.OUT_COLUMN] + first, width)
 
+        acc = local("int32", pixels * BLOCK)
         with T.serial(0, T.floordiv(p[CHANNELS] + BLOCK - 1, BLOCK)) as block:
             c = T.bind(T.min(block * BLOCK, p[CHANNELS] - BLOCK))
             with T.serial(0, p[Parameter.ROWS]) as row:
                 source = pointer(a, row * p[Parameter.IN_ROW] + c)
                 target = pointer(y, row * p[Parameter.OUT_ROW] + c)
-                column: Expr = T.int32(0)
-                for index, pixels in enumerate(variant.sizes):
-                    acc = local("int32", pixels * BLOCK)
-                    count = p[Parameter.TILES + index]
-                    with T.serial(0, count) as i:
-                        at = column + i * pixels
-                        tile(
-                            acc,
-                            pixels,
-                            pointer(source, at * p[Parameter.IN_COLUMN]),
-                            pointer(target, at * p[Parameter.OUT_COLUMN]),
-                            c,
-                        )
-                    column = column + count * pixels
+                with T.serial(0, p[Parameter.TILES]) as i:
+                    at = T.bind(T.min(i * pixels, p[Parameter.COLUMNS] - pixels))
+                    from_ = pointer(source, at * p[Parameter.IN_COLUMN])
+                    tile(acc, from_, pointer(target, at * p[Parameter.OUT_COLUMN]), c)
 
     pointers = {
         "a": "uint8",

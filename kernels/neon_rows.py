@@ -89,34 +89,45 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
     )
 
 
-def _depthwise_extras(g: Geometry) -> tuple[Extra, ...]:
-    p = neon_depthwise.Parameter
-    _, _, down, across = grid(g.offsets) or (0, 0, 0, 0)  # what only the unrolled form reads
-    values = finish_values(g) | {
-        p.ROWS: g.rows,
-        p.TAPS: len(g.offsets),
-        p.IN_ROW: g.in_row,
-        p.IN_COLUMN: g.in_column,
-        p.OUT_ROW: g.out_row,
-        p.OUT_COLUMN: g.out_column,
-        p.DOWN: down,
-        p.ACROSS: across,
-        p.ONE: 1,
-    }
-    values |= dict(enumerate(neon_dot.tile_counts(g.columns, neon_depthwise.COSTS).values(), p.TILES))
-    return (parameters(values, g.offsets, p.OFFSETS),)
+STAND_IN_PIXELS = 4
 
 
 def depthwise_row(is_unrolled: bool) -> Kernel:
-    """Depthwise convolution: small filters unrolled, or any filter."""
+    """Depthwise convolution: narrow filters with unrolled rows; or any filter, by one function in few forms."""
 
     def form(g: Geometry) -> neon_depthwise.Filter | None:
         return neon_depthwise.unrolled_filter(g.offsets, g.in_column) if is_unrolled else None
 
     def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
-        sizes = tuple(neon_dot.tile_counts(g.columns, neon_depthwise.COSTS))
-        clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
-        return neon_depthwise.Variant(form(g), sizes, clamp, finish)
+        rows = form(g)
+        if rows is not None:
+            clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
+            return neon_depthwise.Variant(rows, neon_depthwise.tile_pixels(rows, g.columns), clamp, finish)
+        pixels = STAND_IN_PIXELS if g.columns >= STAND_IN_PIXELS else 1
+        return neon_depthwise.Variant(None, pixels, Clamp(True, True, g.writes_signed), finish)
+
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p = neon_depthwise.Parameter
+        height, _, down, across = grid(g.offsets) or (0, 0, 0, 0)  # what only the unrolled forms read
+        values = finish_values(g) | {
+            p.ROWS: g.rows,
+            p.COLUMNS: g.columns,
+            p.TILES: -(-g.columns // variant(g, Finish.UINT8).pixels),
+            p.TAPS: len(g.offsets),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+            p.HEIGHT: height,
+            p.DOWN: down,
+            p.ACROSS: across,
+            p.ONE: 1,
+        }
+        return (parameters(values, g.offsets, p.OFFSETS),)
+
+    def accepts(g: Geometry) -> bool:
+        fits = not g.reads_signed and g.channels >= neon_depthwise.BLOCK
+        return fits and (not is_unrolled or form(g) is not None)
 
     return Kernel(
         name=f"depthwise/neon/{'unrolled' if is_unrolled else 'taps'}",
@@ -127,17 +138,14 @@ def depthwise_row(is_unrolled: bool) -> Kernel:
         block=1,
         overread_bytes=0,
         act_offset=0,
-        accepts=lambda g: (
-            not g.reads_signed
-            and g.channels >= neon_depthwise.BLOCK
-            and (not is_unrolled or form(g) is not None)
-        ),
+        accepts=accepts,
         pack=lambda _, weight: neon_depthwise.pack(weight),
         finishes=(Finish.UINT8, Finish.FLOAT32),
         function=lambda g, finish: neon_depthwise.kernel(variant(g, finish)),
         symbol=lambda g, finish: variant(g, finish).symbol,
         can_be_signed=True,
-        extras=_depthwise_extras,
+        is_general=not is_unrolled,
+        extras=extras,
     )
 
 

@@ -97,6 +97,9 @@ class Kernel:
     cost: Callable[[Geometry], float] | None = (
         None  # of rows with one instruction set; None: channels with padding
     )
+    is_general: bool = (
+        False  # its few functions serve all layers that it accepts: it stands in for faster rows
+    )
     can_be_signed: bool = False  # it also reads and writes images that are stored signed
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks

@@ -3,7 +3,7 @@
 Specialised functions (a filter size and stride each, say) are fast, but every one is code in the executable. Where
 the whole would stand more than LIMIT_BYTES beside the packed weights, the functions with the fewest multiplications
 per byte of code are left out. Their layers run on another row of the kernel table: one that the program holds anyway,
-else the last one, which is the most general.
+else a general one.
 """
 
 import json
@@ -90,8 +90,9 @@ def _chooser(
         allowed = [row for row in rows if row.symbol(geometry, finish) not in left_out]
         if not allowed or allowed[0] is not rows[0]:
             allowed = [row for row in allowed if row.symbol(geometry, finish) in held]
-        chosen = allowed[0] if allowed else rows[-1]
-        if chosen is not rows[-1]:
+        stand_in = next((row for row in rows if row.is_general), rows[-1])
+        chosen = allowed[0] if allowed else stand_in
+        if not (chosen.is_general or chosen is rows[-1]):
             symbol = chosen.symbol(geometry, finish)
             macs = (
                 geometry.rows * geometry.columns * geometry.channels * geometry.length * len(geometry.offsets)
