@@ -6,17 +6,20 @@ them by the weights of a block of output channels. The list is made at compile t
 output pixels lie as far apart as input pixels, a step may span the taps of a row of the filter: a pixel of A that is
 loaded once serves every output pixel in the tile that reads it.
 
-A row of pixels is cut into tiles of several sizes, also at compile time. Layers whose taps are a few bytes each are
-gathered first (`neon_gather.py`), a row at a time; then they are like pointwise layers.
+A row of pixels is cut into tiles of one size, chosen at compile time. Where it is no multiple of that size, the last
+tile overlaps the one before, or is a smaller one: several sizes in every kernel took twice the code and gained little.
+
+Layers whose taps are a few bytes each are gathered first (`neon_gather.py`), a row at a time; then they are like
+pointwise layers.
 
 The caller guarantees: weights packed by `pack`, bias and scale padded to whole blocks, and 15 readable bytes after
 the last element of A (their weights are zero).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from tvm.tirx.script.builder import ir as T
@@ -27,7 +30,7 @@ from haqnas.kernels.neon_gather import Gather, emit_row
 from haqnas.kernels.neon_multiply import Multiply
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
 
-MIXED = 1.04  # cost of several sizes of tile in a row, by that of one
+MIXED = 1.04  # cost of a row with a tail, by that of one without
 
 
 class Parameter(IntEnum):
@@ -42,29 +45,24 @@ class Parameter(IntEnum):
     WHOLE = OWN + 6  # steps of 16 bytes
     RESTS = OWN + 7  # shorter steps
     COLUMNS = OWN + 8
-    TILES = OWN + 9  # one per size of the tile list: tiles of that size in a row
+    TILES = OWN + 9  # of a row
     OFFSETS = (
-        OWN + 13
+        OWN + 10
     )  # one per step: whole ones, then shorter ones; then one per tap, where they are gathered
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A block of output channels by one of several numbers of pixels (descending), all held in registers."""
+    """A block of output channels by at most so many pixels, all held in registers."""
 
     multiply: Multiply
-    pixels: tuple[int, ...]
+    pixels: int
     block: int
     span: int = 1  # taps of a row of the filter that a step covers
 
     @property
-    def costs(self) -> dict[int, float]:
-        """Of a tile of each size: what grows with its pixels, and what does not (weights, the loop)."""
-        return {size: size + 0.9 for size in self.pixels}
-
-    @property
     def name(self) -> str:
-        return f"{self.multiply.name}/{self.pixels[0]}x{self.block}" + (
+        return f"{self.multiply.name}/{self.pixels}x{self.block}" + (
             f"/span{self.span}" if self.span > 1 else ""
         )
 
@@ -86,27 +84,25 @@ def steps(tiling: Tiling, taps: Sequence[int], length: int) -> Steps:
     return Steps(whole, tuple(tap + CHUNK * chunks for tap in taps) if rest else (), rest)
 
 
-def tile_counts(columns: int, costs: Mapping[int, float]) -> dict[int, int]:
-    """Size -> how many tiles of it cover a row at the least cost.
+class Tiles(NamedTuple):
+    """How a row is cut: `count` tiles of `pixels`, and at its end one of `tail` pixels."""
 
-    `costs`: of a tile of each size (descending to 1). The keys of the result are one size, or all of them: what a
-    kernel has code for.
-    """
-    sizes = tuple(costs)
+    count: int
+    pixels: int
+    tail: int  # 0: none; the last of the others ends with the row and overlaps the one before
 
-    def cost(chosen: tuple[int, ...]) -> float:
-        return sum(costs[size] for size in chosen) * (MIXED if len(set(chosen)) > 1 else 1)
 
-    @cache
-    def best(rest: int) -> tuple[int, ...]:
-        if rest == 0:
-            return ()
-        return min(((size, *best(rest - size)) for size in sizes if size <= rest), key=cost)
+def tiles_of(tiling: Tiling, columns: int) -> Tiles:
+    """The cheapest tiles. A tail costs code, so it must gain a few percent."""
+    each = tiling.multiply.tile_cost
 
-    cheapest = min(sizes, key=lambda size: costs[size] / size)
-    many = max(0, columns // cheapest - sizes[0])  # only the last few tiles are a question
-    chosen = (cheapest,) * many + best(columns - many * cheapest)
-    return {size: chosen.count(size) for size in (sizes if len(set(chosen)) > 1 else chosen[:1])}
+    def cost(tiles: Tiles) -> float:
+        tail = MIXED * (tiles.tail + each) if tiles.tail else 0
+        return tiles.count * (tiles.pixels + each) * (MIXED if tiles.tail else 1) + tail
+
+    sizes = range(min(tiling.pixels, columns), 0, -1)
+    whole = [Tiles(-(-columns // size), size, 0) for size in sizes]
+    return min((*whole, *(Tiles(columns // s, s, columns % s) for s in sizes)), key=cost)
 
 
 def pack(weight: np.ndarray, tiling: Tiling) -> np.ndarray:
@@ -133,7 +129,8 @@ class Variant:
     """What the code of a kernel is specialised for; all else it reads at run time."""
 
     tiling: Tiling
-    sizes: tuple[int, ...]  # pixels of its tiles
+    pixels: int  # of a tile
+    tail: int  # pixels of the last one
     finish: Finish
     clamp: Clamp
     sum: Sum | None  # where the finish adds another image
@@ -149,7 +146,8 @@ class Variant:
 
     @property
     def symbol(self) -> str:
-        sizes = f"_{self.sizes[0]}" if len(self.sizes) < len(self.tiling.pixels) else ""
+        pixels = f"_{self.pixels}" if self.pixels < self.tiling.pixels or self.tail else ""
+        pixels += f"t{self.tail}" if self.tail else ""
         flags = (
             "s" if self.reads_signed else "",
             "w" if self.whole else "",
@@ -160,7 +158,7 @@ class Variant:
         if self.gather:
             name += f"_gather{self.gather.rows}x{self.gather.length}s{self.gather.step}x{self.gather.pixels}"
         finish = f"{self.finish}{self.sum.suffix if self.sum else ''}"
-        return f"hq_{name}{sizes}_{''.join(flags)}{self.clamp.suffix}_{finish}"
+        return f"hq_{name}{pixels}_{''.join(flags)}{self.clamp.suffix}_{finish}"
 
 
 def kernel(variant: Variant) -> PrimFunc:
@@ -245,16 +243,18 @@ def kernel(variant: Variant) -> PrimFunc:
             weights = pointer(w, n * (whole * whole_bytes + rests * rest_bytes))
             target = pointer(y, row * p[Parameter.OUT_ROW] + n * block)
             extras = None if residual is None else pointer(residual, row * p[RESIDUAL_ROW] + n * block)
-            column: Expr = T.int32(0)
-            for index, pixels in enumerate(variant.sizes):
+
+            def tile(pixels: int, first: Expr) -> None:
                 acc = local("int32", multiply.registers(pixels, block) * LANES)
-                count = p[Parameter.TILES + index]
-                with T.serial(0, count) as i:
-                    at = column + i * pixels
-                    accumulate(acc, pixels, pointer(source, at * in_column), weights, n)
-                    added = None if extras is None else pointer(extras, at * p[RESIDUAL_COLUMN])
-                    write_block(acc, pixels, pointer(target, at * p[Parameter.OUT_COLUMN]), added, n)
-                column = column + count * pixels
+                at = T.bind(T.min(first, p[Parameter.COLUMNS] - pixels))
+                accumulate(acc, pixels, pointer(source, at * in_column), weights, n)
+                added = None if extras is None else pointer(extras, at * p[RESIDUAL_COLUMN])
+                write_block(acc, pixels, pointer(target, at * p[Parameter.OUT_COLUMN]), added, n)
+
+            with T.serial(0, p[Parameter.TILES]) as i:
+                tile(variant.pixels, i * variant.pixels)
+            if variant.tail:
+                tile(variant.tail, p[Parameter.COLUMNS])
 
         if gather is None:
             with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:

@@ -16,6 +16,11 @@ class Multiply(Protocol):
     def name(self) -> str: ...
 
     @property
+    def tile_cost(self) -> float:
+        """What a tile costs whatever its pixels (weights, the loop), by what a pixel costs."""
+        ...
+
+    @property
     def unit(self) -> int:
         """Bytes of A in the shortest step; CHUNK is a multiple of it."""
         ...
@@ -57,6 +62,7 @@ class Sdot:
     """One instruction multiplies four bytes of A by four channels; the bytes are taken by element."""
 
     name: str = "sdot"
+    tile_cost: float = 0.9
     unit: int = 4
     starts_from_bias: bool = True
 
@@ -102,6 +108,7 @@ class Smull:
     """
 
     name: str = "smull"
+    tile_cost: float = 0.35
     unit: int = 8
     starts_from_bias: bool = False
 

@@ -29,15 +29,25 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
     def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
         cut = steps(g)
         sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
-        if max(tiling.pixels) == 1:  # one pixel has few outputs to finish, so one form of it serves all
+        if tiling.pixels == 1:  # one pixel has few outputs to finish, so one form of it serves all
             clamp = Clamp(moves=True, clamps=True)
         if g.residual:
             sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
             clamp = Clamp(moves=False, clamps=False, is_short=g.is_short)
-        sizes = tuple(neon_dot.tile_counts(g.columns, tiling.costs))
+        _, pixels, tail = neon_dot.tiles_of(tiling, g.columns)
         is_full = g.channels % tiling.block == 0
         return neon_dot.Variant(
-            tiling, sizes, finish, clamp, sum_, bool(cut.whole), cut.rest, is_full, g.reads_signed, gather(g)
+            tiling,
+            pixels,
+            tail,
+            finish,
+            clamp,
+            sum_,
+            bool(cut.whole),
+            cut.rest,
+            is_full,
+            g.reads_signed,
+            gather(g),
         )
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
@@ -52,8 +62,8 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
             p.OUT_COLUMN: g.out_column,
             p.WHOLE: len(cut.whole),
             p.RESTS: len(cut.rests),
+            p.TILES: neon_dot.tiles_of(tiling, g.columns).count,
         }
-        values |= dict(enumerate(neon_dot.tile_counts(g.columns, tiling.costs).values(), p.TILES))
         offsets = (*cut.whole, *cut.rests)
         if gathered is None:
             return (parameters(values, offsets, p.OFFSETS),)
@@ -84,7 +94,7 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         finishes=tuple(Finish),
         function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
         symbol=lambda g, finish: variant(g, finish).symbol,
-        can_be_signed=max(tiling.pixels) > 1,
+        can_be_signed=tiling.pixels > 1,
         extras=extras,
     )
 
@@ -162,18 +172,18 @@ def is_image(g: Geometry) -> bool:
 SDOT, SMULL = Sdot(), Smull()
 
 ROWS: tuple[Kernel, ...] = (
-    dot_row("neon-dotprod", Tiling(SDOT, (6, 4, 2, 1), 16), is_image, gathers=True),
-    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8), is_image, gathers=True),
-    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8, span=3), is_image),
-    dot_row("neon-dotprod", Tiling(SDOT, (6, 4, 2, 1), 16), is_image),
-    dot_row("neon-dotprod", Tiling(SDOT, (8, 4, 2, 1), 8), is_image),
-    dot_row("neon-dotprod", Tiling(SDOT, (1,), 32), is_batch_of_one),
-    dot_row("neon-dotprod", Tiling(SDOT, (1,), 16), is_batch_of_one),
-    dot_row("neon", Tiling(SMULL, (2, 1), 8), is_image, gathers=True),
-    dot_row("neon", Tiling(SMULL, (2, 1), 8, span=3), is_image),
-    dot_row("neon", Tiling(SMULL, (2, 1), 8), is_image),
-    dot_row("neon", Tiling(SMULL, (1,), 16), is_batch_of_one),
-    dot_row("neon", Tiling(SMULL, (1,), 8), is_batch_of_one),
+    dot_row("neon-dotprod", Tiling(SDOT, 6, 16), is_image, gathers=True),
+    dot_row("neon-dotprod", Tiling(SDOT, 8, 8), is_image, gathers=True),
+    dot_row("neon-dotprod", Tiling(SDOT, 8, 8, span=3), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, 6, 16), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, 8, 8), is_image),
+    dot_row("neon-dotprod", Tiling(SDOT, 1, 32), is_batch_of_one),
+    dot_row("neon-dotprod", Tiling(SDOT, 1, 16), is_batch_of_one),
+    dot_row("neon", Tiling(SMULL, 2, 8), is_image, gathers=True),
+    dot_row("neon", Tiling(SMULL, 2, 8, span=3), is_image),
+    dot_row("neon", Tiling(SMULL, 2, 8), is_image),
+    dot_row("neon", Tiling(SMULL, 1, 16), is_batch_of_one),
+    dot_row("neon", Tiling(SMULL, 1, 8), is_batch_of_one),
     depthwise_row(is_unrolled=True),
     depthwise_row(is_unrolled=False),
 )
