@@ -19,7 +19,6 @@ the last element of A (their weights are zero).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 from tvm.tirx.script.builder import ir as T
@@ -84,7 +83,8 @@ def steps(tiling: Tiling, taps: Sequence[int], length: int) -> Steps:
     return Steps(whole, tuple(tap + CHUNK * chunks for tap in taps) if rest else (), rest)
 
 
-class Tiles(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tiles:
     """How a row is cut: `count` tiles of `pixels`, and at its end one of `tail` pixels."""
 
     count: int

@@ -34,12 +34,12 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         if g.residual:
             sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
             clamp = Clamp(moves=False, clamps=False, is_short=g.is_short)
-        _, pixels, tail = neon_dot.tiles_of(tiling, g.columns)
+        tiles = neon_dot.tiles_of(tiling, g.columns)
         is_full = g.channels % tiling.block == 0
         return neon_dot.Variant(
             tiling,
-            pixels,
-            tail,
+            tiles.pixels,
+            tiles.tail,
             finish,
             clamp,
             sum_,
