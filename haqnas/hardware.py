@@ -27,6 +27,7 @@ ISA_CPU_FEATURES: Mapping[str, tuple[str, ...]] = {
     "avx512-vbmi": ("avx512vbmi", "avx512f", "avx512bw", "avx512vl"),
     "avx512-vnni": ("avx512vnni", "avx512f", "avx512bw", "avx512vl"),
     "avx2": ("avx2",),
+    "neon-i8mm": ("asimd", "i8mm"),
     "neon-dotprod": ("asimd", "dotprod"),
     "neon": ("asimd",),
 }

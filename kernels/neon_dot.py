@@ -265,7 +265,8 @@ def kernel(variant: Variant) -> PrimFunc:
             taps = [p[first_tap + tap] for tap in range(gather.rows)]
             with T.serial(0, p[Parameter.ROWS]) as row:
                 line = pointer(a, row * p[Parameter.IN_ROW])
-                emit_row(gather, line, patches, tables, taps, p[Parameter.COLUMNS], variant.reads_signed)
+                keeps = variant.reads_signed or multiply.act_offset == 0
+                emit_row(gather, line, patches, tables, taps, p[Parameter.COLUMNS], keeps)
                 with T.serial(0, p[Parameter.BLOCKS]) as n:
                     tiles(n, row, patches)
 

@@ -79,12 +79,12 @@ def emit_row(
     tables: Buffer,
     offsets: list[Expr],
     columns: Expr,
-    is_signed: bool,
+    is_kept: bool,
 ) -> None:
-    """Write the patches of one output row, as int8 x - 128; the last pixels overlap the ones before.
+    """Write the patches of one output row; the last pixels overlap the ones before.
 
-    `source` (int8 x - 128 where `is_signed`) starts at the first pixel's base, `offsets` are those of the taps.
-    Padding bytes hold -128 or 0: their weights are zero.
+    `source` starts at the first pixel's base, `offsets` are those of the taps. Patches hold int8 x - 128, or the bytes
+    as they are where `is_kept`. Padding bytes hold anything: their weights are zero.
     """
 
     def picked(rows: list[Expr], chunk: int, m: int) -> Expr:
@@ -104,7 +104,7 @@ def emit_row(
         first = T.bind(T.min(i * g.pixels, columns - g.pixels))
         start = pointer(source, first * g.step)
         rows = [load(start, offset, CHUNK) for offset in offsets]
-        rows = rows if is_signed else [signed(row) for row in rows]
+        rows = rows if is_kept else [signed(row) for row in rows]
         target = pointer(patches, first * g.patch_bytes)
         for m in range(g.pixels):
             for chunk in range(g.patch_bytes // CHUNK):

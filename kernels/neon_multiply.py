@@ -1,11 +1,12 @@
-"""Two ways to multiply 16 bytes of A by a block of output channels on Arm: with sdot, and with what every NEON has."""
+"""Ways to multiply 16 bytes of A by a block of output channels on Arm: usmmla, sdot, and what every NEON has."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.neon import CHUNK, LANES, four_of, halves, intrinsic, sdot, signed
+from haqnas.kernels.neon import CHUNK, LANES, four_of, halves, intrinsic, joined, sdot, signed
 from haqnas.kernels.tir import Buffer, Expr, load, store
 
 
@@ -18,6 +19,11 @@ class Multiply(Protocol):
     @property
     def tile_cost(self) -> float:
         """What a tile costs whatever its pixels (weights, the loop), by what a pixel costs."""
+        ...
+
+    @property
+    def act_offset(self) -> int:
+        """What `act` takes off: 128 where the instruction wants signed numbers."""
         ...
 
     @property
@@ -43,7 +49,7 @@ class Multiply(Protocol):
         ...
 
     def act(self, source: Buffer, offset: Expr, units: int, is_signed: bool) -> Expr:
-        """Load the operand of one pixel, int8: from uint8, or from int8 where `is_signed`."""
+        """Load the operand of one pixel: from uint8, or from what `act_offset` is off already where `is_signed`."""
         ...
 
     def step(
@@ -63,6 +69,7 @@ class Sdot:
 
     name: str = "sdot"
     tile_cost: float = 0.9
+    act_offset: int = 128
     unit: int = 4
     starts_from_bias: bool = True
 
@@ -109,6 +116,7 @@ class Smull:
 
     name: str = "smull"
     tile_cost: float = 0.35
+    act_offset: int = 128
     unit: int = 8
     starts_from_bias: bool = False
 
@@ -147,3 +155,60 @@ class Smull:
             return intrinsic("int32x4", "addp.v4i32", x, y)
 
         return paired(paired(a, b), paired(c, d)) + load(bias, first + part, LANES)
+
+
+@dataclass(frozen=True, slots=True)
+class Usmmla:
+    """One instruction multiplies eight bytes each of two pixels by eight each of two channels: twice the work of sdot.
+
+    A is unsigned as it is stored. An accumulator holds (pixel 0, channel 0), (0, 1), (1, 0), (1, 1); where the pixels
+    are odd, the last one is its own neighbour.
+    """
+
+    name: str = "usmmla"
+    tile_cost: float = 1.2
+    act_offset: int = 0
+    unit: int = 8
+    starts_from_bias: bool = True
+
+    def ordered(self, weight: np.ndarray) -> np.ndarray:
+        *outer, block, size = weight.shape
+        paired = weight.reshape(*outer, block // 2, 2, size // 8, 8)
+        return np.ascontiguousarray(np.moveaxis(paired, -2, -4))
+
+    def registers(self, pixels: int, block: int) -> int:
+        return (pixels + 1) // 2 * block // 2
+
+    def begin(self, acc: Buffer, pixels: int, bias: Buffer, first: Expr, block: int) -> None:
+        for c in range(0, block, LANES):
+            for half, pair in enumerate(halves(load(bias, first + c, LANES), 2)):
+                for m in range(0, pixels, 2):
+                    store(acc, joined(pair, pair, 2), (m // 2 * block + c + 2 * half) * 2, LANES)
+
+    def act(self, source: Buffer, offset: Expr, units: int, is_signed: bool) -> Expr:
+        del is_signed
+        return load(source, offset, self.unit * units)
+
+    def step(
+        self, acc: Buffer, acts: list[Expr], weights: Buffer, block: int, units: int, is_first: bool
+    ) -> None:
+        del is_first
+        pairs = [(acts[m], acts[min(m + 1, len(acts) - 1)]) for m in range(0, len(acts), 2)]
+        for unit in range(units):
+            lanes = [
+                k
+                for pixel in range(2)
+                for k in range(8 * (pixel * units + unit), 8 * (pixel * units + unit) + 8)
+            ]
+            rows = [T.Shuffle([x, y], lanes) for x, y in pairs]
+            for c in range(0, block, 2):
+                weight = load(weights, (unit * block + c) * 8, CHUNK)
+                for pair, row in enumerate(rows):
+                    at = (pair * block + c) * 2
+                    total = intrinsic("int32x4", "usmmla.v4i32.v16i8", load(acc, at, LANES), row, weight)
+                    store(acc, total, at, LANES)
+
+    def total(self, acc: Buffer, m: int, part: int, block: int, bias: Buffer, first: Expr) -> Expr:
+        del bias, first
+        low, high = (load(acc, (m // 2 * block + part + k) * 2, LANES) for k in (0, 2))
+        return joined(halves(low, 2)[m % 2], halves(high, 2)[m % 2], 2)

@@ -9,7 +9,7 @@ from haqnas.kernels.finish import Finish
 from haqnas.kernels.neon import CHUNK, Clamp, Sum
 from haqnas.kernels.neon_dot import Tiling
 from haqnas.kernels.neon_gather import Gather, gather_of
-from haqnas.kernels.neon_multiply import Sdot, Smull
+from haqnas.kernels.neon_multiply import Sdot, Smull, Usmmla
 from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, grid, parameters
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -88,13 +88,13 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
         act_bits=ACT_BITS,
         block=tiling.block,
         overread_bytes=CHUNK - 1,
-        act_offset=128,
+        act_offset=tiling.multiply.act_offset,
         accepts=fits,
         pack=lambda _, weight: pack(weight),
         finishes=tuple(Finish),
         function=lambda g, finish: neon_dot.kernel(variant(g, finish)),
         symbol=lambda g, finish: variant(g, finish).symbol,
-        can_be_signed=tiling.pixels > 1,
+        can_be_signed=tiling.pixels > 1 and tiling.multiply.act_offset > 0,
         extras=extras,
     )
 
@@ -169,9 +169,13 @@ def is_image(g: Geometry) -> bool:
     return g.rows * g.columns > 1
 
 
-SDOT, SMULL = Sdot(), Smull()
+USMMLA, SDOT, SMULL = Usmmla(), Sdot(), Smull()
 
 ROWS: tuple[Kernel, ...] = (
+    dot_row("neon-i8mm", Tiling(USMMLA, 6, 16), is_image, gathers=True),
+    dot_row("neon-i8mm", Tiling(USMMLA, 8, 8), is_image, gathers=True),
+    dot_row("neon-i8mm", Tiling(USMMLA, 6, 16), is_image),
+    dot_row("neon-i8mm", Tiling(USMMLA, 8, 8), is_image),
     dot_row("neon-dotprod", Tiling(SDOT, 6, 16), is_image, gathers=True),
     dot_row("neon-dotprod", Tiling(SDOT, 8, 8), is_image, gathers=True),
     dot_row("neon-dotprod", Tiling(SDOT, 8, 8, span=3), is_image),

@@ -150,8 +150,10 @@ def candidates(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
 
 
 def signed_kinds(isas: Sequence[str]) -> frozenset[str]:
-    """The kinds of layers that a machine's kernels compute on images stored as x - 128."""
-    return frozenset(row.kind for row in TABLE if row.isa in isas and row.can_be_signed)
+    """The kinds of layers that a machine's kernels compute on images stored as x - 128: none where the best do not."""
+    best = next((isa for isa in isas if any(row.isa == isa and row.kind == "dot" for row in TABLE)), None)
+    signed = [row for row in TABLE if row.isa in isas and row.can_be_signed]
+    return frozenset(row.kind for row in signed) if any(row.isa == best for row in signed) else frozenset()
 
 
 def select(geometry: Geometry, isas: Sequence[str]) -> Kernel:

@@ -34,6 +34,7 @@ PROFILES = {
     "avx512-vbmi": ("x86-amx",),
     "avx512-vnni": ("x86-avx512-vnni",),
     "avx2": ("x86-64-v3",),
+    "neon-i8mm": ("neoverse-v1",),
     "neon-dotprod": ("cortex-a76",),
     "neon": ("cortex-a53",),
     "portable": ("riscv64", "arm-cpu"),
