@@ -30,6 +30,7 @@ ISA_CPU_FEATURES: Mapping[str, tuple[str, ...]] = {
     "neon-i8mm": ("asimd", "i8mm"),
     "neon-dotprod": ("asimd", "dotprod"),
     "neon": ("asimd",),
+    "rvv": ("v",),
 }
 
 # What the runtime can look for, by the first part of the triple; a test compares it with the runtime's own table.

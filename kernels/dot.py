@@ -79,6 +79,20 @@ PORTABLE = Instructions(
 )
 
 
+def _rvv_act(a: Buffer, index: Expr) -> Expr:
+    return T.broadcast(T.cast(T.cast(a[index], "int16"), "int32"), 16)
+
+
+def _rvv_weight(w: Buffer, index: Expr) -> Expr:
+    return T.cast(T.cast(load(w, index, 16), "int16x16"), "int32x16")
+
+
+# Sixteen channels: four registers of 128 bits. LLVM makes one vwmacc.vx of a product of 16-bit numbers and its sum.
+RVV = Instructions(
+    "rvv", 16, 1, False, _rvv_act, _rvv_weight, lambda acc, a, w: acc + a * w, (0, 1, 2), (1, 1)
+)
+
+
 def _four_bytes(a: Buffer, index: Expr) -> Expr:
     return T.reinterpret("int32", load(a, index, 4))
 

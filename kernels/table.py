@@ -121,6 +121,7 @@ TABLE: tuple[Kernel, ...] = (
     *(x86_depthwise_rows.tile_row(Machine(lanes, False)) for lanes in (8, 4)),
     *neon_rows.ROWS,
     *narrow_rows.NEON_ROWS,
+    _dot_row(dot.RVV, dot.Tile(6, 1)),
     _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,

@@ -31,6 +31,7 @@ NAMES = [
     "cortex-a72",
     "cortex-a76",
     "neoverse-v1",
+    "riscv64-v",
     "riscv64",
     "x86-64-v3",
     "x86-amx",
@@ -50,7 +51,9 @@ HARMLESS = {
         r"64bit.*|cmov|cx8|cx16|fxsr|mmx|nopl|sahf|sse|sse2|sse3|ssse3|sse4\.1|x87|crc32|xsave|evex.*|false-deps-.*"
         r"|fast-.*|slow-.*|allow-light-.*|idivq-to-divl|macrofusion|vzeroupper|prefer-.*|amx-.*-hint"
     ),
-    "riscv64": re.compile(r"64bit|i|m|a|f|d|c|zicsr|zifencei|zmmul|zaamo|zalrsc|zca|zcd|optimized-.*"),
+    "riscv64": re.compile(
+        r"64bit|i|m|a|f|d|c|zicsr|zifencei|zmmul|zaamo|zalrsc|zca|zcd|zve.*|zvl.*|optimized-.*"
+    ),
 }
 
 GOOD = """schema = 1

@@ -32,6 +32,7 @@ _RATES = {
     "neon-i8mm": (80.0, 1.0),
     "neon-dotprod": (50.0, 1.0),
     "neon": (15.0, 0.5),
+    "rvv": (10.0, 0.5),
 }
 _PORTABLE_RATES = (3.0, 0.3)
 _DEPTHWISE = 0.25  # of the first rate

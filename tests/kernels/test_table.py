@@ -37,6 +37,7 @@ PROFILES = {
     "neon-i8mm": ("neoverse-v1",),
     "neon-dotprod": ("cortex-a76",),
     "neon": ("cortex-a53",),
+    "rvv": ("riscv64-v",),
     "portable": ("riscv64", "arm-cpu"),
 }
 
