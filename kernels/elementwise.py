@@ -10,8 +10,18 @@ from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
-from haqnas.kernels.pieces import scalars_at
-from haqnas.kernels.tir import Buffer, Expr, PrimFunc, clamp_bounds, prim_func, requantized, store
+from haqnas.kernels.pieces import each_piece, scalars_at
+from haqnas.kernels.tir import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    clamp_bounds,
+    load,
+    prim_func,
+    requantized,
+    splat,
+    store,
+)
 
 RANKS = (3, 6)
 
@@ -50,24 +60,58 @@ def fill_kernel(rank: int) -> PrimFunc:
     return prim_func(f"hq_fill_{rank}", {"y": "uint8", "parameters": "int32"}, body)
 
 
-def halo_kernel() -> PrimFunc:
+def copy_pieces_kernel(width: int) -> PrimFunc:
+    """`void f(Y, A, parameters)`: bytes in pieces of at least `width`."""
+
+    def body(y: Buffer, a: Buffer, p: Buffer) -> None:
+        each_piece(p, 2, width, lambda i, j: store(y, load(a, j, width), i, width))
+
+    return prim_func(copy_pieces_symbol(width), {"y": "uint8", "a": "uint8", "parameters": "int32"}, body)
+
+
+def copy_pieces_symbol(width: int) -> str:
+    """The C name of the kernel."""
+    return f"hq_copy_pieces_{width}"
+
+
+def fill_pieces_kernel(width: int) -> PrimFunc:
+    """`void f(Y, parameters)`: a value in pieces of at least `width` bytes; scalar: the value."""
+
+    def body(y: Buffer, p: Buffer) -> None:
+        value = T.bind(splat(T.cast(p[scalars_at(1)], "uint8"), width))
+        each_piece(p, 1, width, lambda i: store(y, value, i, width))
+
+    return prim_func(fill_pieces_symbol(width), {"y": "uint8", "parameters": "int32"}, body)
+
+
+def fill_pieces_symbol(width: int) -> str:
+    """The C name of the kernel."""
+    return f"hq_fill_pieces_{width}"
+
+
+def halo_kernel(width: int) -> PrimFunc:
     """`void f(Y, parameters)`: write the border of a dense (rows, columns, channels) image with a value.
 
     Parameters: bytes before the first pixel, number of gaps, bytes of a gap (right border and the next row's left),
-    bytes from one gap to the next, bytes after the last pixel, value.
+    bytes from one gap to the next, bytes after the last pixel, value. Stretches of bytes are empty or hold at least
+    `width`: they are written in vectors of which the last overlaps the one before.
     """
 
     def body(y: Buffer, p: Buffer) -> None:
-        value = T.cast(p[5], "uint8")
-        with T.serial(0, p[0]) as i:
-            store(y, value, i)
-        first = p[0] + p[3] - p[2]
-        with T.serial(0, p[1]) as row, T.serial(0, p[2]) as i:
-            store(y, value, first + row * p[3] + i)
-        with T.serial(0, p[4]) as i:
-            store(y, value, first + p[1] * p[3] + i)
+        value = T.bind(splat(T.cast(p[5], "uint8"), width))
+        # One loop over all stretches, so that LLVM unrolls one loop and not three.
+        with T.serial(0, p[1] + 2) as k:
+            start = T.bind(T.Select(k > 0, p[0] - p[2] + k * p[3], 0))
+            length = T.bind(T.Select(k > 0, T.Select(k > p[1], p[4], p[2]), p[0]))
+            with T.serial(0, T.truncdiv(length + width - 1, width)) as n:
+                store(y, value, start + T.min(n * width, length - width), width)
 
-    return prim_func("hq_halo_uint8", {"y": "uint8", "parameters": "int32"}, body)
+    return prim_func(halo_symbol(width), {"y": "uint8", "parameters": "int32"}, body)
+
+
+def halo_symbol(width: int) -> str:
+    """The C name of the kernel."""
+    return f"hq_halo_{width}"
 
 
 def table_kernel(rank: int) -> PrimFunc:

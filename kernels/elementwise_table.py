@@ -45,7 +45,13 @@ def _columns_of(width: int) -> Callable[[Work], bool]:
 def _row(isa: str, kind: str, width: int, function: Callable[[], PrimFunc], symbol: str) -> Row:
     """A kernel without variants for pieces of at least `width` elements."""
     return Row(
-        f"{kind}/{isa}", isa, kind, _pieces_of(width), _as_it_is, lambda _: symbol, lambda _: function()
+        f"{kind}/{isa}/{width}",
+        isa,
+        kind,
+        _pieces_of(width),
+        _as_it_is,
+        lambda _: symbol,
+        lambda _: function(),
     )
 
 
@@ -104,6 +110,19 @@ def _portable_row(kind: str, function: Callable[[int], PrimFunc]) -> Row:
     )
 
 
+def _copy_row(isa: str, width: int) -> Row:
+    """Bytes from place to place."""
+    symbol = elementwise.copy_pieces_symbol(width)
+    row = _row(isa, "copy", width, lambda: elementwise.copy_pieces_kernel(width), symbol)
+    return replace(row, accepts=lambda w: w.dtype in ("uint8", "int8") and _pieces_of(width)(w))
+
+
+def _fill_row(isa: str, width: int) -> Row:
+    """A value in every byte."""
+    symbol = elementwise.fill_pieces_symbol(width)
+    return _row(isa, "fill", width, lambda: elementwise.fill_pieces_kernel(width), symbol)
+
+
 COPY = Row(
     "copy/portable",
     "portable",
@@ -135,6 +154,13 @@ TABLE: tuple[Row, ...] = (
     _x86_add_row("avx512-vnni", AVX512),
     _x86_add_row("avx2", AVX2),
     _row("neon", "add", CHUNK, neon_elementwise.add_kernel, "hq_add_neon"),
+    _copy_row("avx512-vnni", 64),
+    _copy_row("avx2", 32),
+    _copy_row("avx2", CHUNK),
+    _copy_row("neon", CHUNK),
+    _fill_row("avx512-vnni", 64),
+    _fill_row("avx2", 32),
+    _fill_row("neon", CHUNK),
     COPY,
     _portable_row("fill", elementwise.fill_kernel),
     _portable_row("table", elementwise.table_kernel),

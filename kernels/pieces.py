@@ -8,7 +8,21 @@ from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc
 
+CHUNK = 16  # bytes of the narrowest vectors
+REGISTER_BYTES = {"amx-int8": 64, "avx512-vbmi": 64, "avx512-vnni": 64, "avx2": 32}  # elsewhere CHUNK
 RANK = 3  # loops of a kernel of pieces: two over places, one inside a piece
+
+
+def lanes_of(elements: int, isas: Sequence[str], most: int = 64) -> int:
+    """Bytes that a kernel takes at once: of the registers of `isas`, halved until they are `elements`; 1 for very few.
+
+    `most` is where wider vectors gain nothing.
+    """
+    register = max((REGISTER_BYTES.get(isa, CHUNK) for isa in isas), default=CHUNK)
+    lanes = min(register, most)
+    while lanes > elements:
+        lanes //= 2
+    return lanes if lanes >= CHUNK else 1
 
 
 @dataclass(frozen=True, slots=True)

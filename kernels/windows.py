@@ -4,7 +4,7 @@ Windows and interpolation taps are computed at compile time and passed as tables
 The innermost loop runs over channels, which lie next to each other in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 
 from tvm.tirx.script.builder import ir as T
@@ -25,8 +25,6 @@ from haqnas.kernels.tir import (
     store,
 )
 
-CHUNK = 16  # bytes of the narrowest vectors
-REGISTER_BYTES = {"amx-int8": 64, "avx512-vbmi": 64, "avx512-vnni": 64, "avx2": 32}  # elsewhere CHUNK
 MOST_MAXIMA, MOST_SUMS = 64, 32  # channels at once
 SHORT_SUM = 257  # bytes whose sum fits 16 bits: 257 * 255 = 65535
 
@@ -46,18 +44,6 @@ class Parameter(IntEnum):
     ZERO_POINT = 9
     LOW = 10
     HIGH = 11
-
-
-def lanes_of_channels(channels: int, isas: Sequence[str], most: int) -> int:
-    """Channels that a kernel takes at once: of the registers of `isas`, halved until it fits; 1 for very few.
-
-    `most` is where wider vectors gain nothing.
-    """
-    register = max((REGISTER_BYTES.get(isa, CHUNK) for isa in isas), default=CHUNK)
-    lanes = min(register, most)
-    while lanes > channels:
-        lanes //= 2
-    return lanes if lanes >= CHUNK else 1
 
 
 def _each_block(channels: Expr, lanes: int, body: Callable[[Expr], None]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, Te
 from haqnas.codegen.split import Balance, elementwise_ns, split_elementwise
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels import elementwise, elementwise_table
-from haqnas.kernels.pieces import Nest, Work
+from haqnas.kernels.pieces import Nest, Work, lanes_of
 from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.tir import PrimFunc
 
@@ -191,10 +192,15 @@ class Draft:
             is_last = end == height
             before = 0 if first else top
             after = bottom if is_last else 0
-            numbers = [before, end - first - is_last, gap, row, after, byte]
-            start = Reference(value.buffer, top + first * row if first else 0)
-            arguments = (start, self.constant(np.array(numbers, np.int32)))
-            self.call("hq_halo_uint8", elementwise.halo_kernel, arguments, layer, part)
+            gaps = end - first - is_last
+            stretches = [size for size in (before, gap if gaps else 0, after) if size]
+            if stretches:
+                lanes = lanes_of(min(stretches), self.profile.isas)
+                start = Reference(value.buffer, top + first * row if first else 0)
+                numbers = np.array([before, gaps, gap, row, after, byte], np.int32)
+                arguments = (start, self.constant(numbers))
+                build = partial(elementwise.halo_kernel, lanes)
+                self.call(elementwise.halo_symbol(lanes), build, arguments, layer, part)
 
     def _writers(self, image: Value, height: int) -> list[tuple[int | None, tuple[int, int]]]:
         """Parts and their rows, where the latest work wrote the image in parts; else one for all rows."""

@@ -23,6 +23,7 @@ from haqnas.graph.windows import (
     nearest_indices,
 )
 from haqnas.kernels import windows
+from haqnas.kernels.pieces import lanes_of
 from haqnas.kernels.tir import PrimFunc
 from haqnas.kernels.windows import Parameter
 
@@ -109,7 +110,7 @@ def max_pool(walk: Walk, node: fx.Node) -> Value:
     draft, width = walk.draft, kernel[1]
 
     def function(channels: int) -> Function:
-        lanes = windows.lanes_of_channels(channels, draft.profile.isas, windows.MOST_MAXIMA)
+        lanes = lanes_of(channels, draft.profile.isas, windows.MOST_MAXIMA)
         return windows.max_pool_symbol(lanes, width), lambda: windows.max_pool_kernel(lanes, width)
 
     tables = Windows(
@@ -156,7 +157,7 @@ def _average(
     factors = average_factors(rows, columns, scale).numpy()
 
     def function(channels: int) -> Function:
-        lanes = windows.lanes_of_channels(channels, walk.draft.profile.isas, windows.MOST_SUMS)
+        lanes = lanes_of(channels, walk.draft.profile.isas, windows.MOST_SUMS)
         return windows.average_symbol(lanes), lambda: windows.average_kernel(lanes)
 
     _emit(walk, node, function, x, out, Windows(row_spans, column_spans, values, factors))

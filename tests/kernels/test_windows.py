@@ -11,7 +11,8 @@ import torch
 
 from haqnas.codegen.images import valid_elements
 from haqnas.graph import ops  # noqa: F401  registers the operators
-from haqnas.kernels.windows import MOST_MAXIMA, MOST_SUMS, lanes_of_channels
+from haqnas.kernels.pieces import lanes_of
+from haqnas.kernels.windows import MOST_MAXIMA, MOST_SUMS
 from tests.codegen.one_binary import integer_graph, run
 from tests.kernels.test_elementwise import Case, network
 from tests.kernels.test_table import PROFILES, require_machine, shipped_profile
@@ -67,7 +68,7 @@ def test_pooling_equals_the_reference(isa, profile_name, tmp_path):
     program, outputs = run(graph, arrays, profile, tmp_path)
     called = {call.symbol for call in program.calls}
     for channels in CHANNELS:
-        widest, sums = (lanes_of_channels(channels, profile.isas, most) for most in (MOST_MAXIMA, MOST_SUMS))
+        widest, sums = (lanes_of(channels, profile.isas, most) for most in (MOST_MAXIMA, MOST_SUMS))
         assert any(symbol.startswith(f"net_hq_max_pool_{widest}_") for symbol in called)
         assert f"net_hq_average_{sums}" in called
     for index, (output, reference) in enumerate(zip(outputs, graph(*inputs), strict=True)):
@@ -75,16 +76,16 @@ def test_pooling_equals_the_reference(isa, profile_name, tmp_path):
 
 
 def test_lanes_are_the_widest_that_fit():
-    assert [lanes_of_channels(c, ("amx-int8", "avx2"), 64) for c in (64, 63, 31, 16, 15)] == [
+    assert [lanes_of(c, ("amx-int8", "avx2"), 64) for c in (64, 63, 31, 16, 15)] == [
         64,
         32,
         16,
         16,
         1,
     ]
-    assert lanes_of_channels(200, ("avx512-vnni",), 32) == 32
-    assert lanes_of_channels(200, ("avx2",), 64) == 32
-    assert lanes_of_channels(200, ("neon",), 64) == lanes_of_channels(200, (), 64) == 16
+    assert lanes_of(200, ("avx512-vnni",), 32) == 32
+    assert lanes_of(200, ("avx2",), 64) == 32
+    assert lanes_of(200, ("neon",), 64) == lanes_of(200, (), 64) == 16
 
 
 def test_windows_hold_only_what_is_inside():
