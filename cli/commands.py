@@ -45,6 +45,14 @@ def group() -> None:
 @click.option(
     "--threads", default=1, show_default=True, metavar="N", help="The binary runs on up to N threads."
 )
+@click.option(
+    "--tune-time",
+    "tune_time_s",
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Choose kernels by measurement on the device.",
+)
 @device_option
 @click.option(
     "--val-samples",
@@ -65,6 +73,7 @@ def compile_command(
     formats: str,
     cc: str | None,
     threads: int,
+    tune_time_s: float,
     device: str | None,
     val_samples: int,
     seed: int,
@@ -86,6 +95,7 @@ def compile_command(
             bits=bits,
             seed=seed,
             threads=threads,
+            tune_time_s=tune_time_s,
             formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
             cc=cc,
             device=device,

@@ -1,5 +1,7 @@
 """The public calls: `compile` a model into an Artifact, and `load` one. Nothing here prints."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
+from haqnas.devices.local import cpu_name
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
 from haqnas.graph.layers import list_layers
@@ -24,6 +27,7 @@ from haqnas.products import link_and_save
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
 from haqnas.space.policy import Policy
 from haqnas.stages import Samples, calibration_samples, run_stages
+from haqnas.timings import Timings
 
 __all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
 
@@ -56,10 +60,12 @@ def compile(
     name: str = "model",
     seed: int = 0,
     threads: int = 1,
+    tune_time_s: float = 0.0,
     formats: Sequence[str] = ("exe", "a"),
     cc: str | None = None,
     device: str | None = None,
     fresh: bool = False,
+    cache_folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Artifact:
     """Quantize `model` and write the artefact for `target` into the directory `output`.
@@ -68,13 +74,14 @@ def compile(
     `calibration_data`, else `train_data`, else synthetic inputs. Accuracy is read on `val_data` by `evaluate(model,
     data)`, or as top-1 of `val_samples` of its samples, evenly spaced (None: all), else as agreement with the float
     model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
-    policy.json, or a Policy. The binary runs on up to `threads` threads. `cc` names another C compiler than zig's,
-    `device` another device than the default.
+    policy.json, or a Policy. The binary runs on up to `threads` threads. In `tune_time_s` seconds kernels are chosen by
+    measurement on the device instead of by rule; times are kept in `cache_folder`. `cc` names another C compiler than
+    zig's, `device` another device than the default.
     The same call again goes on where it stopped, and returns at once where all is done; `fresh` starts anew.
 
     Raises ConfigurationError, UnsupportedModelError, DeviceError, VerificationError.
     """
-    options = check_options(target, bits, name, formats, cc, device, seed, threads)
+    options = check_options(target, bits, name, formats, cc, device, seed, threads, tune_time_s)
     directory = Path(output)
     report = _Reporter(progress)
     with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
@@ -89,7 +96,8 @@ def compile(
         finished = None if fresh else _find_finished(directory, request)
         if finished is None:
             work = stage_folder(state, request, fresh)
-            compiled = run_stages(options, model, canonical, samples, judges, work, report)
+            timings = Timings(cache_folder or default_cache_folder(), _timing_context(options, versions))
+            compiled = run_stages(options, model, canonical, samples, judges, work, report, timings)
             finished = link_and_save(options, compiled, canonical, work, directory, versions, request, report)
         shutil.rmtree(state)
     report.done(f"{directory}")
@@ -104,11 +112,13 @@ def compile_file(
     bits: str | Policy = "8",
     seed: int = 0,
     threads: int = 1,
+    tune_time_s: float = 0.0,
     formats: Sequence[str] = ("exe", "a"),
     cc: str | None = None,
     device: str | None = None,
     val_samples: int | None = VAL_SAMPLES,
     fresh: bool = False,
+    cache_folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Artifact:
     """`compile` with model and data from a model file, `model.py` or `model.py:BUILDER`; its stem names the model.
@@ -117,7 +127,7 @@ def compile_file(
     """
     path, builder = split_model(model_file)
     name = c_name(path.stem)
-    check_options(target, bits, name, formats, cc, device, seed, threads)
+    check_options(target, bits, name, formats, cc, device, seed, threads, tune_time_s)
     with open_output(Path(output)), taught_os_errors(Path(output)):
         loaded = load_model(path, builder)
         data = {
@@ -140,10 +150,12 @@ def compile_file(
         name=name,
         seed=seed,
         threads=threads,
+        tune_time_s=tune_time_s,
         formats=formats,
         cc=cc,
         device=device,
         fresh=fresh,
+        cache_folder=cache_folder,
         progress=progress,
     )
 
@@ -175,6 +187,23 @@ class _Reporter:
             self._callback(Progress("done", len(STAGES), len(STAGES), note))
 
 
+def default_cache_folder() -> Path:
+    """Where timings are kept: `$XDG_CACHE_HOME/haqnas`, or `~/.cache/haqnas`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "haqnas"
+
+
+def _timing_context(options: Options, versions: dict[str, str]) -> dict[str, str | int]:
+    """All that a timing depends on besides the layer and its kernel."""
+    return {
+        "profile": json.dumps(asdict(options.profile), sort_keys=True, default=str),
+        "device": options.device.uri if options.device else "",
+        "cpu": cpu_name(),
+        "threads": options.threads,
+        "haqnas_source": versions["haqnas_source"],
+        "tvm": versions["apache-tvm"],
+    }
+
+
 def _hash(
     options: Options,
     canonical: GraphModule,
@@ -191,6 +220,7 @@ def _hash(
         "formats": options.formats,
         "seed": options.seed,
         "threads": options.threads,
+        "tune_time_s": options.tune_time_s,
         "cc": options.cc,
         "device": options.device.uri if options.device else None,
         "source": samples.source,

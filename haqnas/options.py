@@ -1,5 +1,6 @@
 """Options of a compilation: read from what the user wrote, and checked before anything long begins."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from haqnas.errors import ConfigurationError
 from haqnas.hardware import HardwareProfile, find_profile
 from haqnas.quantspec import QuantSpec
 from haqnas.space.policy import Policy
+from haqnas.tune import require_clock
 
 # so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
@@ -32,6 +34,7 @@ class Options:
     seed: int
     cc: str | None
     threads: int  # that the program may run on
+    tune_time_s: float  # to choose kernels by measurement; 0: by rule
 
 
 def read_policy(bits: str | Policy) -> Policy:
@@ -57,6 +60,7 @@ def check_options(
     device: str | None,
     seed: int,
     threads: int,
+    tune_time_s: float,
 ) -> Options:
     """Check everything that needs no model; raises ConfigurationError, or DeviceError for a missing tool."""
     host = read_host_cpu()
@@ -75,9 +79,17 @@ def check_options(
             f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
         )
     chosen_device = device_for(profile, device, host)
+    if not 0 <= tune_time_s < math.inf:
+        raise ConfigurationError(
+            f"--tune-time is a number of seconds from 0, but got {tune_time_s}; a minute is plenty for most networks"
+        )
+    if tune_time_s > 0:
+        require_clock(chosen_device, profile.name)
     ordered = tuple(chosen for chosen in FORMATS if chosen in formats)
     linker = choose_linker(profile.triple, cc)
-    return Options(profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc, threads)
+    return Options(
+        profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc, threads, tune_time_s
+    )
 
 
 def split_model(model_file: str) -> tuple[Path, str | None]:

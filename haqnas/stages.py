@@ -12,16 +12,19 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas import artifact as artefacts
-from haqnas.codegen.budget import lower_and_build
+from haqnas.codegen.budget import NONE_PREFERRED, lower_and_build
 from haqnas.codegen.program import Program
 from haqnas.devices.records import RawArray, quantize_inputs
 from haqnas.evaluate import Accuracy, Batches, Judges, sample_batches, score_accuracy
+from haqnas.kernels.row import Geometry
 from haqnas.options import Options
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.rewrite.serialize import load_graph, save_graph
 from haqnas.rewrite.synthetic import synthetic_batches
+from haqnas.timings import Timings
+from haqnas.tune import Choices, Request, require_clock, tune
 
 SYNTHETIC_SAMPLES = 64
 GOLDEN_RECORDS = 4
@@ -74,10 +77,11 @@ def run_stages(
     judges: Judges,
     work: Path,
     report: Report,
+    timings: Timings,
 ) -> Compiled:
     """All stages up to the kernels' object file; finished ones are read from `work`.
 
-    Raises UnsupportedModelError, ConfigurationError for data that does not fit.
+    Raises UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
     """
     report("quantize", f"{options.policy.default}, calibrated on {samples.source}")
     batches = samples.make() if samples.make is not None else samples.given
@@ -86,8 +90,11 @@ def run_stages(
     accuracy = _kept_accuracy(
         work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, samples.source)
     )
+    choices = _kept_choices(work / "tuning.json", lambda: _tuned(options, graph, work, report, timings))
     report("build", f"kernels for {options.profile.name}")
-    program, kernels = lower_and_build(graph, options.profile, options.name, work, threads=options.threads)
+    program, kernels = lower_and_build(
+        graph, options.profile, options.name, work, threads=options.threads, preferred=choices
+    )
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
     return Compiled(graph, accuracy, program, kernels, inputs, outputs)
@@ -108,6 +115,26 @@ def _kept_graph(work: Path, make: Callable[[], GraphModule]) -> GraphModule:
     artefacts.write_atomically(constants, artefacts.encode_arrays(arrays))
     artefacts.write_atomically(graph, text.encode())
     return load_graph(text, arrays)
+
+
+def _tuned(options: Options, graph: GraphModule, work: Path, report: Report, timings: Timings) -> Choices:
+    if options.tune_time_s == 0:
+        return NONE_PREFERRED
+    device = require_clock(options.device, options.profile.name)
+    request = Request(
+        graph, options.profile, options.name, options.threads, options.linker, device, options.tune_time_s
+    )
+    report("build", f"tuning on {device.uri}")
+    return tune(request, work / "tuning", timings, lambda note: report("build", f"tuning: {note}"))
+
+
+def _kept_choices(path: Path, make: Callable[[], Choices]) -> Choices:
+    adapter = TypeAdapter(list[tuple[Geometry, str]])
+    if path.exists():
+        return dict(adapter.validate_json(path.read_bytes()))
+    choices = make()
+    artefacts.write_atomically(path, adapter.dump_json(list(choices.items())))
+    return choices
 
 
 def _kept_accuracy(path: Path, make: Callable[[], Accuracy]) -> Accuracy:

@@ -8,8 +8,9 @@ else a general one.
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import fx
 
@@ -27,6 +28,7 @@ LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
 RUNTIME_BYTES, CALL_BYTES = 29_500, 40
 THREADED_BYTES = 11_000  # of a program for several threads: the team, and what it needs of libc
 _ATTEMPTS = 7
+NONE_PREFERRED: Mapping[Geometry, str] = MappingProxyType({})
 
 Served = dict[
     str, int
@@ -40,22 +42,24 @@ def lower_and_build(
     folder: Path,
     limit_bytes: int = LIMIT_BYTES,
     threads: int = 1,
+    preferred: Mapping[Geometry, str] = NONE_PREFERRED,
 ) -> tuple[Program, Path]:
     """`lower` and `build` with kernels that fit; what was left out is kept in `folder` beside the object file.
 
-    A program that no choice of kernels makes small enough is built with the smallest.
+    Layers in `preferred` get the row of that name where it fits. A program that no choice of kernels makes small enough
+    is built with the smallest.
     """
     kernels, choice = folder / "kernels.o", folder / "kernel_choice.json"
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
-        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), {})
+        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), preferred, {})
         return lower(graph, profile, name, choose, saved["may_store_signed"], threads), kernels
     left_out: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # functions of the attempt before
     may_store_signed = True
     for _ in range(_ATTEMPTS):
         served: Served = {}
-        choose = _chooser(left_out, held, served)
+        choose = _chooser(left_out, held, preferred, served)
         program = lower(graph, profile, name, choose, may_store_signed, threads)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
@@ -80,12 +84,13 @@ def overhead_bytes(program: Program, code_bytes: int) -> int:
 
 
 def _chooser(
-    left_out: frozenset[str], held: frozenset[str], served: Served
+    left_out: frozenset[str], held: frozenset[str], preferred: Mapping[Geometry, str], served: Served
 ) -> Callable[[Geometry, Sequence[str]], Kernel]:
     """The best row whose function is not left out. Notes in `served` which functions have a slower stand-in."""
 
     def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
-        rows = candidates(geometry, isas)
+        wanted = preferred.get(geometry)
+        rows = sorted(candidates(geometry, isas), key=lambda row: row.name != wanted)
         finish = Finish.UINT8 if geometry.residual is None else Finish.UINT8_ADD
         allowed = [row for row in rows if row.symbol(geometry, finish) not in left_out]
         if not allowed or allowed[0] is not rows[0]:

@@ -357,6 +357,7 @@ def _emit(
             weight_offset_bytes=packed.offset_bytes,
             kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else f"{kernel.name}+unpack",
             macs=facts[1],
+            geometry=geometry,
         )
     )
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from haqnas.kernels.row import Geometry
+
 
 class Region(StrEnum):
     """Which memory an argument points into."""
@@ -69,6 +71,7 @@ class LayerInfo:
     weight_offset_bytes: int  # where they start in the constants
     kernel: str  # name of the kernel table's row
     macs: int
+    geometry: Geometry | None = None  # as its kernel sees it; None where no row of the table serves it
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,16 @@ def read_host_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> HostCpu:
     return parse_cpuinfo(text, arch, arch == "x86_64" and "amx_tile" in text and _may_use_amx())
 
 
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What this machine's CPU calls itself, "unknown" where it does not."""
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    lines = (line.partition(":") for line in text.splitlines())
+    named = (
+        value.strip() for key, _, value in lines if key.strip().lower() in {"model name", "cpu part", "uarch"}
+    )
+    return next(named, "unknown")
+
+
 def _may_use_amx() -> bool:
     """Ask the kernel for AMX's tile state, as the binary does at start: a container may refuse it."""
     libc = ctypes.CDLL(None, use_errno=True)

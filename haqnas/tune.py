@@ -1,0 +1,203 @@
+"""Tuning: which row of the kernel table serves each layer best, measured inside the network on the device.
+
+Variant k of the program gives every layer its k-th candidate. All variants run in turn, each telling the time of its
+kernel calls, until the time is up; each layer then gets the candidate with the least median. So a network costs as
+many programs as a layer has candidates, not as many as there are layers, and a layer is timed between its neighbours,
+with caches as they are in deployment.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.fx import GraphModule
+
+from haqnas.codegen.emit import emit_sources
+from haqnas.codegen.link import Linker, link_executable
+from haqnas.codegen.lower import lower
+from haqnas.codegen.objects import build
+from haqnas.codegen.program import Program
+from haqnas.codegen.selftest import make_self_test
+from haqnas.devices.device import Device
+from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.hardware import HardwareProfile
+from haqnas.kernels.row import Geometry, Kernel
+from haqnas.kernels.table import candidates
+from haqnas.timings import Timings
+
+MOST_CANDIDATES = 4  # further ones never won on the networks of the zoo
+RUNS = 20  # of a variant, each time that it is its turn
+LEAST_ROUNDS = 3
+LEAST_GAIN = 0.03  # below that the choice by rule stays: differences of that size do not repeat
+RUN_TIMEOUT_S = 600.0
+
+Note = Callable[[str], None]
+Choices = Mapping[Geometry, str]  # of a layer -> name of a row
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is tuned, and with what."""
+
+    graph: GraphModule
+    profile: HardwareProfile
+    name: str
+    threads: int
+    linker: Linker
+    device: Device
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An executable that times its kernel calls, and the candidate that serves each of its layers."""
+
+    executable: Path
+    rows: Mapping[str, tuple[Geometry, str]]  # by layer
+
+
+def require_clock(device: Device | None, target: str) -> Device:
+    """The device, where it measures time; raises ConfigurationError for one that counts, or none."""
+    if device is None or device.latency_kind != "measured":
+        where = "no device here runs it" if device is None else f"{device.uri} counts instructions"
+        raise ConfigurationError(
+            f"--tune-time needs a device that measures time, but for {target!r} {where}; leave --tune-time out, "
+            "then kernels are chosen by rule"
+        )
+    return device
+
+
+def tune(
+    request: Request, folder: Path, timings: Timings, note: Note, clock: Callable[[], float] = time.monotonic
+) -> Choices:
+    """The rows that beat the choice by rule, for `lower_and_build`; what was measured is kept in `timings`.
+
+    Works in `folder`, for about `limit_s` seconds in all, of which building the variants takes some each. Raises
+    DeviceError where the device fails.
+    """
+    deadline = clock() + request.limit_s
+    ranked = rank_layers(request)
+    known = {pair: found for pair in _pairs(ranked) if (found := timings.get(*pair)) is not None}
+    if set(_pairs(ranked)) - set(known):
+        measured = _measure(request, ranked, folder, note, clock, deadline)
+        timings.put(measured)
+        known |= measured
+    return choose_rows(ranked, known)
+
+
+def rank_layers(request: Request) -> dict[Geometry, tuple[str, ...]]:
+    """The candidates of each layer that has several, best by rule first."""
+    program = _lowered(request, 0)
+    ranked = {}
+    for layer in program.layers:
+        if layer.geometry is not None:
+            names = tuple(row.name for row in serious(layer.geometry, request.profile.isas))
+            if len(names) > 1:
+                ranked[layer.geometry] = names
+    return ranked
+
+
+def serious(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
+    """Candidates that are worth a measurement: the best few, none that stands in for want of space."""
+    rows = candidates(geometry, isas)
+    special = tuple(row for row in rows if row.isa != "portable" and not row.is_general)
+    return special[:MOST_CANDIDATES] or rows[:1]
+
+
+def choose_rows(
+    ranked: Mapping[Geometry, Sequence[str]], times_s: Mapping[tuple[Geometry, str], float]
+) -> Choices:
+    """The fastest row of each layer where it is faster than the first by more than LEAST_GAIN."""
+    choices = {}
+    for geometry, (first, *others) in ranked.items():
+        timed = {name: times_s[geometry, name] for name in others if (geometry, name) in times_s}
+        by_rule_s = times_s.get((geometry, first))
+        if by_rule_s is None or not timed:
+            continue
+        best = min(timed, key=lambda name: timed[name])
+        if timed[best] < by_rule_s * (1 - LEAST_GAIN):
+            choices[geometry] = best
+    return choices
+
+
+def _pairs(ranked: Mapping[Geometry, Sequence[str]]) -> Iterable[tuple[Geometry, str]]:
+    return [(geometry, name) for geometry, names in ranked.items() for name in names]
+
+
+def _measure(
+    request: Request,
+    ranked: Mapping[Geometry, Sequence[str]],
+    folder: Path,
+    note: Note,
+    clock: Callable[[], float],
+    deadline: float,
+) -> dict[tuple[Geometry, str], float]:
+    """Median seconds of each candidate that there was time for."""
+    variants: list[Variant] = []
+    for index in range(max(map(len, ranked.values()))):
+        if index >= 2 and clock() > deadline:  # two are the least that can be compared
+            break
+        note(f"building variant {index + 1}")
+        variants.append(_build(request, index, folder / str(index)))
+    samples: dict[tuple[Geometry, str], list[float]] = {}
+    note(f"timing {len(variants)} variants in turn, {max(0.0, deadline - clock()):.0f} s")
+    rounds = 0
+    while rounds < LEAST_ROUNDS or clock() < deadline:
+        rounds += 1
+        for variant in variants if rounds % 2 else reversed(variants):
+            for pair, time_s in _time_layers(variant, request.device).items():
+                samples.setdefault(pair, []).append(time_s)
+    return {pair: statistics.median(found) for pair, found in samples.items()}
+
+
+def _lowered(request: Request, index: int) -> Program:
+    def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
+        rows = serious(geometry, isas)
+        return rows[min(index, len(rows) - 1)]
+
+    return lower(request.graph, request.profile, request.name, choose, threads=request.threads)
+
+
+def _build(request: Request, index: int, folder: Path) -> Variant:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = _lowered(request, index)
+    kernels = build(program.functions, request.profile, folder / "kernels.o")
+    # Nobody reads the outputs of a variant: the program that is kept is checked.
+    unchecked = make_self_test([np.zeros(info.shape, np.float32) for info in program.outputs], True)
+    emit_sources(program, folder / "sources", unchecked)
+    executable = folder / request.name
+    link_executable(
+        request.linker,
+        request.name,
+        kernels,
+        folder / "sources",
+        executable,
+        is_marked=True,
+        is_threaded=request.threads > 1,
+    )
+    rows = {
+        layer.name: (layer.geometry, layer.kernel.removesuffix("+unpack"))
+        for layer in program.layers
+        if layer.geometry is not None
+    }
+    return Variant(executable, rows)
+
+
+def _time_layers(variant: Variant, device: Device) -> dict[tuple[Geometry, str], float]:
+    """Seconds of each kind of layer, all its calls together; of several layers of one kind the mean."""
+    completed = device.run(variant.executable, ("--layers", str(RUNS)), RUN_TIMEOUT_S)
+    if completed.exit_code != 0:
+        raise DeviceError(
+            f"a program to tune with failed on {device.uri}: {completed.stderr.strip()}; leave --tune-time out"
+        )
+    sums: dict[str, float] = {}
+    for call in json.loads(completed.stdout)["calls"]:
+        sums[call["layer"]] = sums.get(call["layer"], 0.0) + call["median_ns"] * 1e-9
+    kinds: dict[tuple[Geometry, str], list[float]] = {}
+    for layer, pair in variant.rows.items():
+        kinds.setdefault(pair, []).append(sums[layer])
+    return {pair: statistics.mean(found) for pair, found in kinds.items()}
