@@ -10,6 +10,7 @@ channels of a layer; so a layer has at least eight. Tiles of several sizes took 
 pixels, for three times the code.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -119,15 +120,14 @@ def kernel(variant: Variant) -> PrimFunc:
         def weights(index: Expr) -> Expr:
             return intrinsic("int16x8", "smull.v8i16", load(w, index, BLOCK), ones)
 
-        def row_of_taps(taps: Filter, acc: Buffer, line: Buffer, row: Expr, c: Expr) -> None:
+        def row_of_taps(taps: Filter, acc: Buffer, line: Buffer, row: Sequence[Expr]) -> None:
             span = (pixels - 1) * taps.stride + taps.width
             inputs = [act(line, column * p[Parameter.ACROSS]) for column in range(span)]
-            for column in range(taps.width):
-                weight = weights((row * taps.width + column) * p[CHANNELS] + c)
+            for column, weight in enumerate(row):
                 for m in range(pixels):
                     _multiply_add(acc, m * BLOCK, inputs[m * taps.stride + column], weight)
 
-        def multiply(acc: Buffer, source: Buffer, c: Expr) -> None:
+        def multiply(acc: Buffer, source: Buffer, c: Expr, held: Sequence[Expr]) -> None:
             if form is None:
                 with T.serial(0, p[Parameter.TAPS]) as t:
                     tap = pointer(source, p[Parameter.OFFSETS + t])
@@ -136,33 +136,44 @@ def kernel(variant: Variant) -> PrimFunc:
                         _multiply_add(acc, m * BLOCK, act(tap, m * p[Parameter.IN_COLUMN]), weight)
             elif form.height is None:
                 with T.serial(0, p[Parameter.HEIGHT]) as row:
-                    row_of_taps(form, acc, pointer(source, row * p[Parameter.DOWN]), row, c)
+                    first = row * form.width
+                    loaded = [weights((first + column) * p[CHANNELS] + c) for column in range(form.width)]
+                    row_of_taps(form, acc, pointer(source, row * p[Parameter.DOWN]), loaded)
             else:
                 for row in range(form.height):
                     line = pointer(source, row * p[Parameter.DOWN]) if row else source
-                    row_of_taps(form, acc, line, row, c)
-
-        def tile(acc: Buffer, source: Buffer, target: Buffer, c: Expr) -> None:
-            for at in range(0, pixels * BLOCK, LANES):
-                store(acc, load(bias, c + at % BLOCK, LANES), at, LANES)
-            multiply(acc, source, c)
-            for m in range(pixels):
-                for first in range(0, BLOCK, width):
-                    parts = range(first, first + width, LANES)
-                    totals = [load(acc, m * BLOCK + part, LANES) for part in parts]
-                    value = ending.finished(totals, [load(scale, c + part, LANES) for part in parts], None)
-                    store(target, value, m * p[Parameter.OUT_COLUMN] + first, width)
+                    row_of_taps(form, acc, line, held[row * form.width : (row + 1) * form.width])
 
         acc = local("int32", pixels * BLOCK)
         with T.serial(0, T.floordiv(p[CHANNELS] + BLOCK - 1, BLOCK)) as block:
             c = T.bind(T.min(block * BLOCK, p[CHANNELS] - BLOCK))
+            # Bound here: LLVM would not move these loads out of loops that it cannot prove to run.
+            taps = form.height * form.width if form and form.height else 0
+            held = [T.bind(weights(tap * p[CHANNELS] + c)) for tap in range(taps)]
+            start, factors = (
+                [T.bind(load(x, c + k, LANES)) for k in range(0, BLOCK, LANES)] for x in (bias, scale)
+            )
+
+            def tile(source: Buffer, target: Buffer) -> None:
+                for at in range(0, pixels * BLOCK, LANES):
+                    store(acc, start[at % BLOCK // LANES], at, LANES)
+                multiply(acc, source, c, held)
+                for m in range(pixels):
+                    for first in range(0, BLOCK, width):
+                        parts = range(first, first + width, LANES)
+                        totals = [load(acc, m * BLOCK + part, LANES) for part in parts]
+                        value = ending.finished(totals, [factors[part // LANES] for part in parts], None)
+                        store(target, value, m * p[Parameter.OUT_COLUMN] + first, width)
+
             with T.serial(0, p[Parameter.ROWS]) as row:
                 source = pointer(a, row * p[Parameter.IN_ROW] + c)
                 target = pointer(y, row * p[Parameter.OUT_ROW] + c)
                 with T.serial(0, p[Parameter.TILES]) as i:
                     at = T.bind(T.min(i * pixels, p[Parameter.COLUMNS] - pixels))
-                    from_ = pointer(source, at * p[Parameter.IN_COLUMN])
-                    tile(acc, from_, pointer(target, at * p[Parameter.OUT_COLUMN]), c)
+                    tile(
+                        pointer(source, at * p[Parameter.IN_COLUMN]),
+                        pointer(target, at * p[Parameter.OUT_COLUMN]),
+                    )
 
     pointers = {
         "a": "uint8",
