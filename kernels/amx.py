@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from haqnas.kernels import amx_unpack
+from haqnas.kernels.amx_unpack import Unpacking
 from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Finish, Images, Pixels
 from haqnas.kernels.tir import Buffer, Expr, PrimFunc, local, prim_func, store
 from haqnas.kernels.x86_finish import AVX512, Block, Narrowing, PackedEpilogue
@@ -77,7 +80,9 @@ class Parameter(IntEnum):
     SKIP = OWN + 17  # chunks after which none is finished yet: the accumulators are on their way to scratch
     AHEAD = OWN + 18  # bytes of weights from the start to the first that is prefetched
     LINES = OWN + 19  # lines to prefetch at each chunk
-    OFFSETS = OWN + 20  # of each chunk of each tap
+    KEPT = OWN + 20  # bytes of unpacked weights between blocks: 0 where one block is kept
+    RING = OWN + 21  # chunks of a block that are kept, less one
+    OFFSETS = OWN + 22  # of each chunk of each tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +135,22 @@ def configuration(step: Step, height: int, length: int) -> np.ndarray:
     return config
 
 
-def pack(weight: np.ndarray, step: Step) -> np.ndarray:
-    """(channels, taps, length) int8 -> flat int8: block, tap, chunk, vector, group of four, channel, element."""
+def pack(weight: np.ndarray, step: Step, bits: int) -> np.ndarray:
+    """(channels, taps, length) int8 -> packed: block, tap, chunk, vector, group of four, channel, element."""
     channels, taps, length = weight.shape
     block = step.channels
     blocks, chunks = -(-channels // block), -(-length // CHUNK)
     padded = np.zeros((blocks * block, taps, chunks * CHUNK), np.int8)
     padded[:channels, :, :length] = weight
     split = padded.reshape(blocks, step.vectors, LANES, taps, chunks, 16, 4)
-    return np.ascontiguousarray(split.transpose(0, 3, 4, 1, 5, 2, 6)).reshape(-1)
+    ordered = np.ascontiguousarray(split.transpose(0, 3, 4, 1, 5, 2, 6)).reshape(-1)
+    return amx_unpack.pack(ordered, bits) if bits < 8 else ordered
 
 
-def symbol(step: Step, finish: Finish, narrowing: Narrowing, is_dense: bool) -> str:
+def symbol(step: Step, bits: int, finish: Finish, narrowing: Narrowing, is_dense: bool) -> str:
     """The C name of the kernel."""
-    dense = "_dense" if is_dense else ""
-    return f"hq_dot_amx_int8_{step.pixels}x{step.channels}_{finish}{dense}{narrowing.suffix}"
+    width, dense = f"_w{bits}" if bits < 8 else "", "_dense" if is_dense else ""
+    return f"hq_dot_amx_int8_{step.pixels}x{step.channels}{width}_{finish}{dense}{narrowing.suffix}"
 
 
 def _tile(name: str, *arguments: Expr) -> None:
@@ -176,12 +182,13 @@ class Places:
     after: tuple[Expr, Expr]
 
 
-def kernel(step: Step, finish: Finish, narrowing: Narrowing, is_dense: bool) -> PrimFunc:
-    """`void f(A, W, bias, scale, Y, [residual,] scratch, configuration, parameters)`.
+def kernel(step: Step, bits: int, finish: Finish, narrowing: Narrowing, is_dense: bool) -> PrimFunc:
+    """`void f(A, W, bias, scale, Y, [residual,] [unpacked,] scratch, configuration, parameters)`.
 
     `is_dense`: there is one block of channels, it is whole, and pixels lie one after the other, in the residual too.
     """
     block, vectors = step.channels, step.vectors
+    chunk_bytes = vectors * TILE_BYTES
     first_act = step.pixels * vectors
     acts = min(step.pixels, step.first_weight - first_act)  # tiles of A at a time
 
@@ -221,9 +228,21 @@ def kernel(step: Step, finish: Finish, narrowing: Narrowing, is_dense: bool) -> 
                     source = _pointer(bias, n * block + v * LANES)
                     _tile("tileloadd64", T.uint8(m * vectors + v), source, T.int64(0))
 
-        def load(weights: Expr, bases: list[Expr], chunk: Expr) -> None:
+        def unpacking(n: Expr, is_live: Expr) -> Unpacking | None:
+            if bits == 8:
+                return None
+            first = n * (p[Parameter.SUMS] * (chunk_bytes * bits // 8))
+            group = T.if_then_else(p[Parameter.PIXELS_INSIDE] == 1, work[Work.INNER], work[Work.OUTER])
+            due = T.bind(tirx.all(is_live, group == 0))
+            kept, ring = n * p[Parameter.KEPT], p[Parameter.RING]
+            return Unpacking(bits, chunk_bytes, w, rest[-4], p[Parameter.SUMS], first, kept, ring, due)
+
+        def load(weights: Expr, unpacks: Unpacking | None, bases: list[Expr], chunk: Expr) -> None:
+            buffer, at = (w, weights + chunk * chunk_bytes)
+            if unpacks:
+                buffer, at = unpacks.unpacked, unpacks.place(chunk)
             for v in range(vectors):
-                source = _pointer(w, weights + (chunk * vectors + v) * TILE_BYTES)
+                source = _pointer(buffer, at + v * TILE_BYTES)
                 _tile("tileloadd64", T.uint8(step.first_weight + v), source, T.int64(64))
             for m in range(acts):
                 load_act(m, bases, chunk)
@@ -304,20 +323,25 @@ def kernel(step: Step, finish: Finish, narrowing: Narrowing, is_dense: bool) -> 
             n = T.bind(position)
             places = find_places()
             bases = [T.bind(r * p[Parameter.IN_ROW] + c * p[Parameter.IN_COLUMN]) for r, c in places.starts]
-            weights = T.bind(n * (p[Parameter.SUMS] * (vectors * TILE_BYTES)))
+            weights = T.bind(n * (p[Parameter.SUMS] * chunk_bytes))
+            unpacks = unpacking(n, is_live)
+            if unpacks:
+                unpacks.begin()
             ending = epilogue.block(work[Work.BLOCK])
             # The first tiles are loaded before the accumulators of the step before are stored: a load waits for every
             # earlier store whose address agrees in the lower 12 bits, and scratch has them all.
             with T.If(is_live), T.Then():
-                load(weights, bases, T.int32(0))
+                load(weights, unpacks, bases, T.int32(0))
             with T.If(index > 0), T.Then():
                 keep()
             with T.If(is_live), T.Then():
                 start(n)
             with T.serial(0, p[Parameter.SUMS]) as chunk:
+                if unpacks:
+                    unpacks.advance(chunk)
                 with T.If(is_live), T.Then():
                     with T.If(chunk > 0), T.Then():
-                        load(weights, bases, chunk)
+                        load(weights, unpacks, bases, chunk)
                     multiply(bases, chunk)
                     prefetch(index * p[Parameter.SUMS] + chunk)
                 end(chunk, ending)
@@ -326,13 +350,14 @@ def kernel(step: Step, finish: Finish, narrowing: Narrowing, is_dense: bool) -> 
 
     pointers = {
         "a": "uint8",
-        "w": "int8",
+        "w": "int8" if bits == 8 else "uint8",
         "bias": "int32",
         "scale": "float32",
         "y": finish.dtype,
         **finish.pointers,
+        **({} if bits == 8 else {"unpacked": "int8"}),
         "acc": "int32",
         "config": "uint8",
         "parameters": "int32",
     }
-    return prim_func(symbol(step, finish, narrowing, is_dense), pointers, body)
+    return prim_func(symbol(step, bits, finish, narrowing, is_dense), pointers, body)

@@ -1,6 +1,6 @@
 """Rows of the kernel table for x86 besides the dot products of `dot.py`: AMX."""
 
-from haqnas.kernels import amx, x86_finish
+from haqnas.kernels import amx, amx_unpack, x86_finish
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, parameters
 from haqnas.kernels.x86_finish import Narrowing
@@ -53,8 +53,10 @@ def amx_row(step: amx.Step) -> Kernel:
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p, tiles, (groups, blocks) = amx.Parameter, tiling(g), size(g)
         # Few weights stay in the first-level cache: then each pixel is read and written once, whole.
-        block_bytes = sums(g) * step.vectors * amx.TILE_BYTES
+        chunk_bytes = step.vectors * amx.TILE_BYTES
+        block_bytes, stored_bytes = sums(g) * chunk_bytes, chunk_bytes * g.weight_bits // 8
         pixels_inside = blocks * block_bytes > RESIDENT_WEIGHT_BYTES
+        ring = amx_unpack.RING_CHUNKS if pixels_inside and groups == 1 else amx_unpack.EVERY_CHUNK
         to_finish = -(-tiles.height // (x86_finish.PACKED // step.vectors))
         skip = 1 if sums(g) > 1 else 0
         between = tiles.pitch if tiles.fold > 1 else 0
@@ -74,8 +76,10 @@ def amx_row(step: amx.Step) -> Kernel:
             p.GROUPS: -(-to_finish // (sums(g) - skip)),
             p.SKIP: skip,
             # The next block while this one is multiplied; past the last block lie the next layer's weights.
-            p.AHEAD: block_bytes if pixels_inside else blocks * block_bytes,
-            p.LINES: (-(-step.vectors * amx.TILE_BYTES // (amx.LINE_BYTES * groups)) if pixels_inside else 1),
+            p.AHEAD: sums(g) * stored_bytes * (1 if pixels_inside else blocks),
+            p.LINES: -(-stored_bytes // (amx.LINE_BYTES * groups)) if pixels_inside else 1,
+            p.KEPT: 0 if pixels_inside else block_bytes,
+            p.RING: ring - 1,
             p.IN_ROW: g.in_row,
             p.IN_COLUMN: g.in_column,
             p.OUT_ROW: g.out_row,
@@ -84,7 +88,11 @@ def amx_row(step: amx.Step) -> Kernel:
         config = amx.configuration(step, tiles.height, g.length)
         chunks = range(0, g.length, amx.CHUNK)
         offsets = tuple(offset + chunk for offset in g.offsets for chunk in chunks)
-        return Scratch(step.scratch_bytes), config, parameters(values, offsets, p.OFFSETS)
+        numbers = parameters(values, offsets, p.OFFSETS)
+        if g.weight_bits == 8:
+            return Scratch(step.scratch_bytes), config, numbers
+        unpacked = Scratch(min(ring, sums(g)) * chunk_bytes * (1 if pixels_inside else blocks))
+        return unpacked, Scratch(step.scratch_bytes), config, numbers
 
     return Kernel(
         name=f"dot/amx-int8/{step.pixels}x{block}",
@@ -99,10 +107,11 @@ def amx_row(step: amx.Step) -> Kernel:
         accepts=lambda g: (
             tiling(g).height >= 5 and g.length >= 12 and (g.weight_bits > 1 or g.length % amx.CHUNK == 0)
         ),
-        pack=lambda _, weight: amx.pack(weight, step),
+        pack=lambda g, weight: amx.pack(weight, step, g.weight_bits),
         finishes=tuple(Finish),
-        function=lambda g, finish: amx.kernel(step, finish, narrowing(g), is_dense(g, finish)),
-        symbol=lambda g, finish: amx.symbol(step, finish, narrowing(g), is_dense(g, finish)),
+        function=lambda g, finish: amx.kernel(step, g.weight_bits, finish, narrowing(g), is_dense(g, finish)),
+        symbol=lambda g, finish: amx.symbol(step, g.weight_bits, finish, narrowing(g), is_dense(g, finish)),
         extras=extras,
         cost=cost,
+        reads_packed=True,
     )
