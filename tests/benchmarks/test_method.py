@@ -2,12 +2,12 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import report
+from tests.benchmarks import page, report
 from tests.benchmarks.arm import RECORDED, Count
 from tests.benchmarks.bars import EIGHT, Results, bars
 from tests.benchmarks.compare import Comparison
@@ -84,6 +84,10 @@ def test_bars_compare_with_the_fastest_peer_and_name_the_worst_network():
     assert by_name["1 thread: autoencoder"].verdict == "not measured"
     assert by_name["2 threads: worst of the eight"].verdict == "not measured"
     assert "openvino" in report.results_text(results)
+    found = {"bars": [{**asdict(bar), "verdict": bar.verdict} for bar in bars(results)]}
+    lines = page.page({**asdict(results), **found}).splitlines()
+    row = next(line for line in lines if line.startswith("| resnet18"))
+    assert "| 1.50 (1.50 to 1.50) | openvino int8 |" in row
 
 
 def test_counts_are_compared_core_by_core():
