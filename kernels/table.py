@@ -118,6 +118,7 @@ TABLE: tuple[Kernel, ...] = (
     *narrow_rows.AVX2_ROWS,
     *(x86_depthwise_rows.sweep_row(lanes) for lanes in (16, 8, 4)),
     *(x86_depthwise_rows.tile_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
+    *(x86_depthwise_rows.general_row(lanes) for lanes in (16, 8, 4)),
     *(x86_depthwise_rows.tile_row(Machine(lanes, False)) for lanes in (8, 4)),
     *neon_rows.ROWS,
     *narrow_rows.NEON_ROWS,

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from haqnas.kernels import finish, x86_columns, x86_depthwise
+from haqnas.kernels import finish, x86_columns, x86_depthwise, x86_general_depthwise
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, grid, parameters
-from haqnas.kernels.x86_finish import Machine
+from haqnas.kernels.x86_finish import PACKED, Machine
 from haqnas.kernels.x86_rows import narrowing
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -120,6 +120,69 @@ def sweep_row(lanes: int) -> Kernel:
         extras=extras,
         cost=lambda g: sweep(g).cost * Steps.of(g, block).blocks(g, block) / Steps.of(g, block).repeats,
         arrange=lambda g, values: _arrange(block, g, values),
+    )
+
+
+def general_row(lanes: int) -> Kernel:
+    """AVX-512, filters of any size and step."""
+    machine = Machine(lanes, True)
+    block = machine.size
+    group = x86_columns.GROUP
+
+    def blocks(g: Geometry) -> int:
+        return -(-g.channels // block)
+
+    def cost(g: Geometry) -> float:
+        rows, columns, _, _ = grid(g.offsets) or (0, 0, 0, 0)
+        whole = columns * -(-rows // group) * (8 + PACKED) + 20
+        return whole / (2 if lanes == 16 else 3) * blocks(g)
+
+    def accepts(g: Geometry) -> bool:
+        rows, columns, _, _ = grid(g.offsets) or (0, 0, 0, 0)
+        # A packed 1-bit weight cannot be the zero that fills a group of rows.
+        return rows * columns > 0 and g.channels >= block and (g.weight_bits > 1 or rows % group == 0)
+
+    def pack(g: Geometry, weight: np.ndarray) -> np.ndarray:
+        rows, columns, _, _ = grid(g.offsets) or (0, 0, 0, 0)
+        return x86_depthwise.pack(weight.reshape(len(weight), rows, columns), block, group)
+
+    def extras(g: Geometry) -> tuple[Extra, ...]:
+        p = x86_general_depthwise.Parameter
+        rows, columns, down, across = grid(g.offsets) or (0, 0, 0, 0)
+        values = finish_values(g) | {
+            p.ROWS: g.rows,
+            p.COLUMNS: g.columns,
+            p.BLOCKS: blocks(g),
+            p.IN_ROW: g.in_row,
+            p.IN_COLUMN: g.in_column,
+            p.OUT_ROW: g.out_row,
+            p.OUT_COLUMN: g.out_column,
+            p.TAPS: columns,
+            p.ACROSS: across,
+            p.GROUPS: -(-rows // group),
+            p.LAST: rows - 1,
+            p.DOWN: down,
+        }
+        return (parameters(values, (), p.COUNT),)
+
+    return Kernel(
+        name=f"depthwise-general/avx512-vnni/{block}",
+        isa="avx512-vnni",
+        kind="depthwise",
+        weight_bits=WEIGHT_BITS,
+        act_bits=ACT_BITS,
+        block=block,
+        overread_bytes=0,
+        act_offset=0,
+        accepts=accepts,
+        pack=pack,
+        finishes=(Finish.UINT8, Finish.FLOAT32),
+        function=lambda g, finish: x86_general_depthwise.kernel(machine, finish, narrowing(g)),
+        symbol=lambda g, finish: x86_general_depthwise.symbol(machine, finish, narrowing(g)),
+        extras=extras,
+        cost=cost,
+        arrange=lambda g, values: values[x86_depthwise.channel_order(g.channels, block)].reshape(-1),
+        is_general=True,
     )
 
 
