@@ -29,7 +29,6 @@ class Comparison:
 
     network: str
     cores: tuple[int, ...]
-    our_threads: int  # 1 where this build of haqnas has no thread pool yet
     timings: Mapping[str, Timing]
     snr_db: Mapping[str, float]  # against the float network; every contender computes the same thing
     unsupported: Mapping[str, str]
@@ -56,7 +55,9 @@ def prepare_all(network: str, peers: Sequence[str]) -> tuple[Path, dict[str, str
 def compare(network: str, cores: tuple[int, ...], schedule: Schedule, peers: Sequence[str]) -> Comparison:
     """Time everybody on `cores`, one thread on each; raises VerificationError where our binary is wrong."""
     folder, unsupported = prepare_all(network, peers)
-    artifact = ours.compile_network(network, "host", "8", folder / "host-w8a8")
+    threads = len(cores)
+    own = folder / ("host-w8a8" if threads == 1 else f"host-w8a8-{threads}-threads")
+    artifact = ours.compile_network(network, "host", "8", own, threads)
     checks = tuple(f"{check.name}: {check.detail}" for check in ours.check(artifact))
     names = [(peer, variant) for peer in peers if peer not in unsupported for variant in PEERS[peer]]
     snr_db = {OURS: ours.signal_to_noise(artifact, folder)}
@@ -72,11 +73,9 @@ def compare(network: str, cores: tuple[int, ...], schedule: Schedule, peers: Seq
             runners.append(process)
         timings = interleave(runners, schedule)
     best = best_peer(timings, OURS)
-    our_threads = len(cores) if ours.supports_threads(artifact.executable) else 1
     return Comparison(
         network,
         cores,
-        our_threads,
         timings,
         snr_db,
         unsupported,

