@@ -9,6 +9,7 @@ else a general one.
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from torch import fx
 from haqnas.codegen.lower import lower
 from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
+from haqnas.codegen.split import LEAST_PART_NS, Cutting
 from haqnas.errors import HaqnasError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
@@ -26,8 +28,9 @@ from haqnas.kernels.table import candidates, signed_kinds
 LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
 # What is neither kernel nor constant, measured on the zoo: C runtime and libc 29 kB, 36 bytes for each kernel call.
 RUNTIME_BYTES, CALL_BYTES = 29_500, 40
-THREADED_BYTES = 11_000  # of a program for several threads: the team, and what it needs of libc
-_ATTEMPTS = 7
+THREADED_BYTES = 11_500  # of a program for several threads: the team, and what it needs of libc
+_COARSEST = 4  # times the least part that pays
+_ATTEMPTS = 9
 NONE_PREFERRED: Mapping[Geometry, str] = MappingProxyType({})
 
 Served = dict[
@@ -53,20 +56,29 @@ def lower_and_build(
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
         choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), preferred, {})
-        return lower(graph, profile, name, choose, saved["may_store_signed"], threads), kernels
+        cutting = Cutting(threads, saved["least_part_ns"])
+        return lower(graph, profile, name, choose, saved["may_store_signed"], cutting), kernels
     left_out: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # functions of the attempt before
-    may_store_signed = True
+    may_store_signed, cutting = True, Cutting(threads, LEAST_PART_NS)
     for _ in range(_ATTEMPTS):
         served: Served = {}
         choose = _chooser(left_out, held, preferred, served)
-        program = lower(graph, profile, name, choose, may_store_signed, threads)
+        program = lower(graph, profile, name, choose, may_store_signed, cutting)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
         excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes
-        used = {"left_out": sorted(left_out), "held": sorted(held), "may_store_signed": may_store_signed}
+        used = {
+            "left_out": sorted(left_out),
+            "held": sorted(held),
+            "may_store_signed": may_store_signed,
+            "least_part_ns": cutting.least_part_ns,
+        }
         if excess > 0 and may_store_signed and signed_kinds(profile.isas):
             may_store_signed = False  # gains least: a few percent, for a second form of many functions
+            continue
+        if excess > 0 and threads > 1 and cutting.least_part_ns < _COARSEST * LEAST_PART_NS:
+            cutting = replace(cutting, least_part_ns=2 * cutting.least_part_ns)  # fewer calls
             continue
         more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
         if not more:

@@ -9,7 +9,7 @@ import numpy as np
 from haqnas.codegen.layout import NO_HALO, Halo, Layout, dense, extent, loop_nest, natural
 from haqnas.codegen.plan import Lifetime, plan_memory
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
-from haqnas.codegen.split import Balance, elementwise_ns, split_elementwise
+from haqnas.codegen.split import Balance, Cutting, elementwise_ns, split_elementwise
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels import elementwise, elementwise_table
 from haqnas.kernels.pieces import Nest, Work, lanes_of
@@ -86,7 +86,7 @@ class Draft:
     name: str
     profile: HardwareProfile
     choose: Choose
-    threads: int = 1
+    cutting: Cutting = field(default_factory=Cutting)
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     constants: bytearray = field(default_factory=bytearray)
@@ -225,7 +225,7 @@ class Draft:
         work = Work(kind, nest, tuple(scalars), tuple(tables), values[0].dtype)
         row = elementwise_table.select(work, self.profile.isas)
         work = row.arrange(work)
-        axis, shares = split_elementwise(work, row, self.threads)
+        axis, shares = split_elementwise(work, row, self.cutting)
         parts = self.begin(len(shares), elementwise_ns(work), _rows_of(values[0], axis, shares))
         constants = [self.constant(table) for table in work.constants]
         for part, (first, share) in zip(parts, shares, strict=True):
@@ -275,7 +275,7 @@ class Draft:
                     known = lifetimes.get(argument.buffer)
                     size = self.buffers[argument.buffer].size_bytes
                     lifetimes[argument.buffer] = Lifetime(size, known.first if known else position, position)
-        if self.threads > 1 and sum(life.size_bytes for life in lifetimes.values()) <= _SMALL_BYTES:
+        if self.cutting.threads > 1 and sum(life.size_bytes for life in lifetimes.values()) <= _SMALL_BYTES:
             end = len(self.steps)
             lifetimes = {buffer: Lifetime(life.size_bytes, 0, end) for buffer, life in lifetimes.items()}
         plan = plan_memory(list(lifetimes.values()))
@@ -304,7 +304,7 @@ class Draft:
             layers=tuple(self.layers),
             required_cpu_features=self.profile.cpu_features,
             is_exact=self.is_exact,
-            threads=self.threads,
+            threads=self.cutting.threads,
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from haqnas.codegen.draft import Draft, Reference, Value
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import Region
-from haqnas.codegen.split import COPIED_BYTES_PER_NS, even_ranges, part_count
+from haqnas.codegen.split import COPIED_BYTES_PER_NS, even_ranges
 from haqnas.kernels import cells
 
 PLANAR_CHANNELS = 4  # more channels and the taps of planes become too many
@@ -128,7 +128,7 @@ class Cells:
         surplus = max(0, cells.TOGETHER - self.size[1]) * cells.CELL_BYTES
         target = Reference(draft.allocate(self.size[0] * self.row_bytes + surplus))
         width, work_ns = self.stride[1], self.size[0] * self.row_bytes / COPIED_BYTES_PER_NS
-        ranges = even_ranges(self.size[0], 1 if surplus else part_count(work_ns, draft.threads))
+        ranges = even_ranges(self.size[0], 1 if surplus else draft.cutting.count(work_ns))
         for part, (first, end) in zip(draft.begin(len(ranges), work_ns), ranges, strict=True):
             parameters[p.ROWS] = end - first
             arguments = (

@@ -13,7 +13,7 @@ from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
 from haqnas.codegen.nodes import arguments
-from haqnas.codegen.split import COPIED_BYTES_PER_NS, LINE_BYTES, even_ranges, part_count
+from haqnas.codegen.split import COPIED_BYTES_PER_NS, LINE_BYTES, even_ranges
 from haqnas.graph.windows import (
     Window,
     adaptive_windows,
@@ -54,7 +54,7 @@ def _emit(
     draft = walk.draft
     channels, height = out.layout.shape[1:3]
     work_ns = max(prod(x.layout.shape), prod(out.layout.shape)) / COPIED_BYTES_PER_NS
-    count = part_count(work_ns, draft.threads)
+    count = draft.cutting.count(work_ns)
     by_row = height >= count
     ranges = even_ranges(height, count) if by_row else even_ranges(channels, count, LINE_BYTES)
     symbol, kernel = function(channels if by_row else min(end - first for first, end in ranges))

@@ -322,7 +322,7 @@ def _emit(
 ) -> None:
     """Pack the constants and append the call (and the unpacking of weights below 8 bits), in parts where they pay."""
     kernel = draft.choose(geometry, draft.profile.isas)
-    parts = split_layer(geometry, kernel, ending.finish, draft.threads)
+    parts = split_layer(geometry, kernel, ending.finish, draft.cutting)
     packed = store_weights(draft, kernel, parts, weight, w.weight_bits, w.layer)
     bias = _folded_bias(kernel, weight, w)
     numbers = draft.begin(len(parts), layer_ns(geometry, kernel), _rows_written(parts, out))

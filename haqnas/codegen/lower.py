@@ -17,6 +17,7 @@ from haqnas.codegen.islands import lower_island
 from haqnas.codegen.layout import NO_HALO, Halo, dense
 from haqnas.codegen.nodes import arguments, shape_of
 from haqnas.codegen.program import LayerInfo, Program, Region, TensorInfo
+from haqnas.codegen.split import ONE_THREAD, Cutting
 from haqnas.codegen.storage import signed_values
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph import ops  # noqa: F401  registers the operators that the handlers are keyed by
@@ -44,20 +45,20 @@ def lower(
     name: str,
     choose: Choose = select,
     may_store_signed: bool = True,
-    threads: int = 1,
+    cutting: Cutting = ONE_THREAD,
 ) -> Program:
     """Lower an integer graph (see docs/design.md) for `profile`; `name` must be a C identifier.
 
     `choose` picks the row of the kernel table for each layer; `may_store_signed`: see `storage.py`; work is cut into
-    parts for up to `threads` where the program gains by it. Raises UnsupportedModelError for what no kernel and no
+    parts as `cutting` says where the program gains by it. Raises UnsupportedModelError for what no kernel and no
     importer can express.
     """
     isas = profile.isas if may_store_signed else ()
-    draft = Draft(name, profile, choose, threads)
+    draft = Draft(name, profile, choose, cutting)
     program = _lower(graph, draft, isas)
-    if threads > 1 and not draft.balance.pays:
+    if cutting.threads > 1 and not draft.balance.pays:
         program = _lower(graph, Draft(name, profile, choose), isas)
-    return replace(program, threads=threads)
+    return replace(program, threads=cutting.threads)
 
 
 def _lower(graph: fx.GraphModule, draft: Draft, isas_of_signed: Sequence[str]) -> Program:

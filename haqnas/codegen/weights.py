@@ -7,7 +7,7 @@ import numpy as np
 
 from haqnas.codegen.draft import Argument, Draft, Reference
 from haqnas.codegen.program import Pointer
-from haqnas.codegen.split import LINE_BYTES, Part, even_ranges, part_count
+from haqnas.codegen.split import LINE_BYTES, Part, even_ranges
 from haqnas.kernels import subbyte
 from haqnas.kernels.row import Kernel
 from haqnas.kernels.tir import PrimFunc
@@ -55,7 +55,7 @@ def _unpacked(draft: Draft, ordered: np.ndarray, bits: int, layer: str) -> tuple
     groups = -(-len(ordered) // size)
     target = Reference(draft.allocate(groups * size))
     work_ns = len(ordered) / _UNPACKED_BYTES_PER_NS
-    ranges = even_ranges(groups, part_count(work_ns, draft.threads))
+    ranges = even_ranges(groups, draft.cutting.count(work_ns))
     kernel: Callable[[], PrimFunc] = lambda: subbyte.kernel(bits)  # noqa: E731
     for part, (first, end) in zip(draft.begin(len(ranges), work_ns), ranges, strict=True):
         arguments = (

@@ -20,6 +20,7 @@ from haqnas.codegen.lower import lower
 from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.codegen.selftest import make_self_test
+from haqnas.codegen.split import Cutting
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel
@@ -47,17 +48,23 @@ def split_everything(patch: pytest.MonkeyPatch) -> None:
     """Cut every call in parts, layers by rows, columns and channels in turn, whether it pays or not."""
     turn = itertools.count()
 
-    def in_turn(geometry: Geometry, kernel: Kernel, finish: Finish, threads: int) -> tuple[split.Part, ...]:
+    def in_turn(
+        geometry: Geometry, kernel: Kernel, finish: Finish, cutting: Cutting
+    ) -> tuple[split.Part, ...]:
         found = [
             parts
-            for parts in split.cuts(geometry, kernel, threads)
+            for parts in split.cuts(geometry, kernel, cutting.threads)
             if split.fits(geometry, parts, kernel, finish)
         ]
         return found[next(turn) % len(found)] if found else (split.Part(geometry),)
 
-    patch.setattr(split, "LEAST_PART_NS", 1e-6)
     patch.setattr(split, "LEAST_GAIN", -1e9)
     patch.setattr(layers, "split_layer", in_turn)
+
+
+def all_parts(threads: int) -> Cutting:
+    """Parts however small."""
+    return Cutting(threads, 1e-6)
 
 
 def backwards(program: Program) -> Program:

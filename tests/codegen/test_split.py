@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from haqnas.codegen import split
 from haqnas.codegen.lower import lower
-from haqnas.codegen.split import Balance, Part, cuts, even_ranges, split_elementwise, split_layer
+from haqnas.codegen.split import Balance, Cutting, Part, cuts, even_ranges, split_elementwise, split_layer
 from haqnas.kernels import elementwise_table
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.pieces import Nest, Work
 from haqnas.kernels.row import Geometry, Kernel, Residual
 from haqnas.kernels.table import TABLE
-from tests.codegen.one_binary import backwards, run_program, split_everything
+from tests.codegen.one_binary import all_parts, backwards, run_program, split_everything
 from tests.codegen.test_operators import CASES, network
 from tests.kernels.test_table import integer_graph, require_machine, shipped_profile
 
@@ -93,9 +93,7 @@ def test_parts_of_an_elementwise_operator_cover_each_element_once(extents, count
     strides = (2 * b * c, c, 1)
     work = Work("table", Nest(extents, (strides, strides)), (), (np.zeros(256, np.uint8),))
     row = elementwise_table.select(work, ["avx2"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "LEAST_PART_NS", 1e-6)
-        axis, parts = split_elementwise(work, row, count)
+    axis, parts = split_elementwise(work, row, all_parts(count))
     covered = [
         first * strides[axis] + sum(i * s for i, s in zip(index, strides, strict=True))
         for first, part in parts
@@ -117,16 +115,16 @@ def a_layer(rows: int, columns: int, channels: int, length: int) -> Geometry:
 def test_what_is_small_stays_whole(kernel):
     small = a_layer(2, 6, 16, 16)
     if kernel.accepts(small) and kernel.isa != "portable":
-        assert split_layer(small, kernel, Finish.UINT8, 4) == (Part(small),)
+        assert split_layer(small, kernel, Finish.UINT8, Cutting(4)) == (Part(small),)
 
 
 def test_weights_from_afar_are_read_once_and_rows_kept_where_weights_are_few():
     (kernel,) = [row for row in TABLE if row.name == "dot/avx512-vnni/6x32"]
-    heavy = split_layer(a_layer(7, 7, 512, 4608), kernel, Finish.UINT8, 2)
+    heavy = split_layer(a_layer(7, 7, 512, 4608), kernel, Finish.UINT8, Cutting(2))
     assert [part.channel for part in heavy] == [0, 256]
-    light = split_layer(a_layer(56, 56, 64, 64), kernel, Finish.UINT8, 2)
+    light = split_layer(a_layer(56, 56, 64, 64), kernel, Finish.UINT8, Cutting(2))
     assert [part.row for part in light] == [0, 28]
-    one_pixel = split_layer(a_layer(1, 1, 4096, 4096), kernel, Finish.UINT8, 2)
+    one_pixel = split_layer(a_layer(1, 1, 4096, 4096), kernel, Finish.UINT8, Cutting(2))
     assert [part.channel for part in one_pixel] == [0, 2048]
 
 
@@ -150,7 +148,7 @@ def test_operators_in_parts_equal_the_reference(target, tmp_path, monkeypatch):
     graph = integer_graph(network(list(CASES)), inputs)
     expected = graph(*inputs)
     split_everything(monkeypatch)
-    program = lower(graph, profile, "net", threads=3)
+    program = lower(graph, profile, "net", cutting=all_parts(3))
     for name, changed, threads in (("backwards", backwards(program), ()), ("threads", program, (1, 2, 3))):
         outputs = run_program(changed, arrays, profile, tmp_path / name, threads)
         for case, output, reference in zip(CASES, outputs, expected, strict=True):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from haqnas.codegen.lower import lower
-from tests.codegen.one_binary import backwards, integer_graph, run_program, split_everything
+from tests.codegen.one_binary import all_parts, backwards, integer_graph, run_program, split_everything
 from tests.kernels.test_table import (
     ROWS,
     SHAPES,
@@ -38,7 +38,7 @@ def test_parts_of_a_layer_equal_the_whole(row, profile_name, tmp_path, monkeypat
     graph, raw = side_by_side(cases)
     expected = graph(*(torch.from_numpy(x.astype(np.float32)) for x in raw))
     split_everything(monkeypatch)
-    program = lower(graph, profile, "net", forced(row), threads=PARTS)
+    program = lower(graph, profile, "net", forced(row), cutting=all_parts(PARTS))
     assert any(len(section) > 1 for section in program.sections)
     outputs = run_program(backwards(program), raw, profile, tmp_path)
     for case, output, reference in zip(cases, outputs, expected, strict=True):
@@ -55,7 +55,7 @@ def test_layers_in_parts_fill_their_borders(target, tmp_path, monkeypatch):
     inputs = torch.from_numpy(raw.astype(np.float32))
     graph = integer_graph(Chain(cases), [inputs])
     split_everything(monkeypatch)
-    program = lower(graph, profile, "net", threads=PARTS)
+    program = lower(graph, profile, "net", cutting=all_parts(PARTS))
     symbols = [{call.symbol for part in section for call in part} for section in program.sections]
     assert any(
         len(together) > 1 and any(s.startswith("net_hq_halo_") for s in together) for together in symbols

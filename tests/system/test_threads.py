@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from haqnas.artifact import check_files, load
-from haqnas.codegen import split
+from haqnas.codegen import budget, split
 from haqnas.devices.records import quantize_inputs
 from haqnas.errors import ConfigurationError
 from haqnas.options import MAX_THREADS
@@ -19,7 +19,7 @@ THREADS = 3
 @pytest.fixture
 def cut_small_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of the zoo are small: cut what would not pay."""
-    monkeypatch.setattr(split, "LEAST_PART_NS", 20.0)
+    monkeypatch.setattr(budget, "LEAST_PART_NS", 20.0)
     monkeypatch.setattr(split, "LEAST_GAIN", -1e9)
 
 
