@@ -22,6 +22,7 @@ from haqnas.codegen.lower import lower
 from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.codegen.selftest import make_self_test
+from haqnas.codegen.split import Cutting
 from haqnas.devices.device import Device
 from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.hardware import HardwareProfile
@@ -159,7 +160,7 @@ def _lowered(request: Request, index: int) -> Program:
         rows = serious(geometry, isas)
         return rows[min(index, len(rows) - 1)]
 
-    return lower(request.graph, request.profile, request.name, choose, threads=request.threads)
+    return lower(request.graph, request.profile, request.name, choose, cutting=Cutting(request.threads))
 
 
 def _build(request: Request, index: int, folder: Path) -> Variant:
