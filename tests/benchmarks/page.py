@@ -19,7 +19,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _microseconds(time_s: float | None) -> str:
-    return "" if time_s is None else f"{time_s * 1e6:.4g}"
+    return "" if time_s is None else f"{time_s * 1e6:,.0f}" if time_s >= 1e-3 else f"{time_s * 1e6:.4g}"
 
 
 def peers_table(comparisons: Sequence[dict[str, Any]]) -> str:
@@ -83,10 +83,9 @@ def roofline_table(found: Sequence[dict[str, Any]]) -> str:
     for one in found:
         layers = one["layers"]
         total_s = sum(layer["time_s"] for layer in layers)
-        share = sum(_roof_s(layer) for layer in layers) / total_s
         worst = sorted(layers, key=lambda layer: _roof_s(layer) - layer["time_s"])[:3]
         told = (f"{w['layer']} {_roof_s(w) / w['time_s']:.0%} of {w['time_s'] / total_s:.0%}" for w in worst)
-        rows.append((one["network"], f"{share:.0%}", "; ".join(told)))
+        rows.append((one["network"], f"{one['share']:.0%}", "; ".join(told)))
     return table(("1 thread", "share of the roof", "layers that lose most: share, of the time"), rows)
 
 
