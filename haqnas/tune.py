@@ -181,7 +181,7 @@ def _build(request: Request, index: int, folder: Path) -> Variant:
         is_threaded=request.threads > 1,
     )
     rows = {
-        layer.name: (layer.geometry, layer.kernel.removesuffix("+unpack"))
+        layer.name: (layer.geometry, layer.row)
         for layer in program.layers
         if layer.geometry is not None
     }

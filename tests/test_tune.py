@@ -112,7 +112,7 @@ def request_on(monkeypatch, tmp_path):
 
     def build(request: Request, index: int, folder: Path) -> tuning.Variant:
         program = tuning._lowered(request, index)
-        rows = {layer.name: (layer.geometry, layer.kernel) for layer in program.layers if layer.geometry}
+        rows = {layer.name: (layer.geometry, layer.row) for layer in program.layers if layer.geometry}
         executable = folder / "never-run"
         request.device.rows[executable] = rows
         return tuning.Variant(executable, rows)

@@ -9,7 +9,7 @@ import numpy as np
 from haqnas.codegen.draft import Draft, Reference, RowsWritten, Value
 from haqnas.codegen.first_layer import Cells, as_planes, is_planar_input
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
-from haqnas.codegen.program import LayerInfo, Region
+from haqnas.codegen.program import UNPACKED, LayerInfo, Region
 from haqnas.codegen.split import Part, layer_ns, split_layer
 from haqnas.codegen.weights import store_weights
 from haqnas.kernels.cells import CELL_BYTES
@@ -355,7 +355,7 @@ def _emit(
             act_bits=w.act_bits,
             packed_bytes=packed.size_bytes,
             weight_offset_bytes=packed.offset_bytes,
-            kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else f"{kernel.name}+unpack",
+            kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else kernel.name + UNPACKED,
             macs=facts[1],
             geometry=geometry,
         )

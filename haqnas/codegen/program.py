@@ -6,6 +6,8 @@ from typing import Any
 
 from haqnas.kernels.row import Geometry
 
+UNPACKED = "+unpack"  # ends the name of a kernel before which packed weights are unpacked
+
 
 class Region(StrEnum):
     """Which memory an argument points into."""
@@ -69,9 +71,14 @@ class LayerInfo:
     act_bits: int | None
     packed_bytes: int  # bytes of its packed weights in the constants
     weight_offset_bytes: int  # where they start in the constants
-    kernel: str  # name of the kernel table's row
+    kernel: str  # name of the kernel table's row, with UNPACKED where that is so
     macs: int
     geometry: Geometry | None = None  # as its kernel sees it; None where no row of the table serves it
+
+    @property
+    def row(self) -> str:
+        """Name of the kernel table's row alone."""
+        return self.kernel.removesuffix(UNPACKED)
 
 
 @dataclass(frozen=True, slots=True)
