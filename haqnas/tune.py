@@ -9,7 +9,7 @@ with caches as they are in deployment.
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.table import candidates
-from haqnas.timings import Timings
+from haqnas.timings import Pair, Timings
 
-MOST_CANDIDATES = 4  # further ones never won on the networks of the zoo
+MOST_CANDIDATES = 4  # of a layer: each is a program to build, which takes seconds
 RUNS = 20  # of a variant, each time that it is its turn
 LEAST_ROUNDS = 3
 LEAST_GAIN = 0.03  # below that the choice by rule stays: differences of that size do not repeat
@@ -38,6 +38,9 @@ RUN_TIMEOUT_S = 600.0
 
 Note = Callable[[str], None]
 Choices = Mapping[Geometry, str]  # of a layer -> name of a row
+Ranked = Mapping[
+    Geometry, Sequence[str]
+]  # of a layer -> names of the rows to compare, the choice by rule first
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Variant:
     """An executable that times its kernel calls, and the candidate that serves each of its layers."""
 
     executable: Path
-    rows: Mapping[str, tuple[Geometry, str]]  # by layer
+    rows: Mapping[str, Pair]  # by layer
 
 
 def require_clock(device: Device | None, target: str) -> Device:
@@ -81,25 +84,47 @@ def tune(
     DeviceError where the device fails.
     """
     deadline = clock() + request.limit_s
-    ranked = rank_layers(request)
-    known = {pair: found for pair in _pairs(ranked) if (found := timings.get(*pair)) is not None}
-    if set(_pairs(ranked)) - set(known):
-        measured = _measure(request, ranked, folder, note, clock, deadline)
+    programs = lower_variants(request)
+    ranked = rank_layers(programs)
+    pairs = {(geometry, name) for geometry, names in ranked.items() for name in names}
+    known = timings.known(pairs)
+    missing = pairs - set(known)
+    if missing:
+        first, *others = programs
+        wanted = [first, *(program for program in others if missing & set(rows_of(program).values()))]
+        measured = _measure(request, wanted, folder, note, clock, deadline)
         timings.put(measured)
         known |= measured
     return choose_rows(ranked, known)
 
 
-def rank_layers(request: Request) -> dict[Geometry, tuple[str, ...]]:
-    """The candidates of each layer that has several, best by rule first."""
-    program = _lowered(request, 0)
-    ranked = {}
-    for layer in program.layers:
-        if layer.geometry is not None:
-            names = tuple(row.name for row in serious(layer.geometry, request.profile.isas))
-            if len(names) > 1:
-                ranked[layer.geometry] = names
-    return ranked
+def lower_variants(request: Request) -> tuple[Program, ...]:
+    """The program by rule, then those with further candidates that differ from the ones before."""
+    variants: list[Program] = []
+    for index in range(MOST_CANDIDATES):
+        program = _lowered(request, index)
+        if all(rows_of(program) != rows_of(other) for other in variants):
+            variants.append(program)
+    return tuple(variants)
+
+
+def rank_layers(programs: Sequence[Program]) -> Ranked:
+    """The rows that serve each layer of the first program in any of them, where there are several.
+
+    A layer may be read differently where another row serves it (a first layer in cells or in planes); such a reading,
+    and a candidate that never comes to serve the layer, have nothing to be compared with.
+    """
+    names: dict[Geometry, dict[str, None]] = {geometry: {} for geometry, _ in rows_of(programs[0]).values()}
+    for program in programs:
+        for geometry, name in rows_of(program).values():
+            if geometry in names:
+                names[geometry][name] = None  # a set that keeps its order
+    return {geometry: tuple(found) for geometry, found in names.items() if len(found) > 1}
+
+
+def rows_of(program: Program) -> dict[str, Pair]:
+    """Layer -> how its kernel sees it, and the kernel table's row."""
+    return {layer.name: (layer.geometry, layer.row) for layer in program.layers if layer.geometry is not None}
 
 
 def serious(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
@@ -109,9 +134,7 @@ def serious(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
     return special[:MOST_CANDIDATES] or rows[:1]
 
 
-def choose_rows(
-    ranked: Mapping[Geometry, Sequence[str]], times_s: Mapping[tuple[Geometry, str], float]
-) -> Choices:
+def choose_rows(ranked: Ranked, times_s: Mapping[Pair, float]) -> Choices:
     """The fastest row of each layer where it is faster than the first by more than LEAST_GAIN."""
     choices = {}
     for geometry, (first, *others) in ranked.items():
@@ -125,26 +148,22 @@ def choose_rows(
     return choices
 
 
-def _pairs(ranked: Mapping[Geometry, Sequence[str]]) -> Iterable[tuple[Geometry, str]]:
-    return [(geometry, name) for geometry, names in ranked.items() for name in names]
-
-
 def _measure(
     request: Request,
-    ranked: Mapping[Geometry, Sequence[str]],
+    programs: Sequence[Program],
     folder: Path,
     note: Note,
     clock: Callable[[], float],
     deadline: float,
-) -> dict[tuple[Geometry, str], float]:
+) -> dict[Pair, float]:
     """Median seconds of each candidate that there was time for."""
     variants: list[Variant] = []
-    for index in range(max(map(len, ranked.values()))):
+    for index, program in enumerate(programs):
         if index >= 2 and clock() > deadline:  # two are the least that can be compared
             break
         note(f"building variant {index + 1}")
-        variants.append(_build(request, index, folder / str(index)))
-    samples: dict[tuple[Geometry, str], list[float]] = {}
+        variants.append(_build(request, program, folder / str(index)))
+    samples: dict[Pair, list[float]] = {}
     note(f"timing {len(variants)} variants in turn, {max(0.0, deadline - clock()):.0f} s")
     rounds = 0
     while rounds < LEAST_ROUNDS or clock() < deadline:
@@ -163,9 +182,8 @@ def _lowered(request: Request, index: int) -> Program:
     return lower(request.graph, request.profile, request.name, choose, cutting=Cutting(request.threads))
 
 
-def _build(request: Request, index: int, folder: Path) -> Variant:
+def _build(request: Request, program: Program, folder: Path) -> Variant:
     folder.mkdir(parents=True, exist_ok=True)
-    program = _lowered(request, index)
     kernels = build(program.functions, request.profile, folder / "kernels.o")
     # Nobody reads the outputs of a variant: the program that is kept is checked.
     unchecked = make_self_test([np.zeros(info.shape, np.float32) for info in program.outputs], True)
@@ -180,15 +198,10 @@ def _build(request: Request, index: int, folder: Path) -> Variant:
         is_marked=True,
         is_threaded=request.threads > 1,
     )
-    rows = {
-        layer.name: (layer.geometry, layer.row)
-        for layer in program.layers
-        if layer.geometry is not None
-    }
-    return Variant(executable, rows)
+    return Variant(executable, rows_of(program))
 
 
-def _time_layers(variant: Variant, device: Device) -> dict[tuple[Geometry, str], float]:
+def _time_layers(variant: Variant, device: Device) -> dict[Pair, float]:
     """Seconds of each kind of layer, all its calls together; of several layers of one kind the mean."""
     completed = device.run(variant.executable, ("--layers", str(RUNS)), RUN_TIMEOUT_S)
     if completed.exit_code != 0:
@@ -198,7 +211,7 @@ def _time_layers(variant: Variant, device: Device) -> dict[tuple[Geometry, str],
     sums: dict[str, float] = {}
     for call in json.loads(completed.stdout)["calls"]:
         sums[call["layer"]] = sums.get(call["layer"], 0.0) + call["median_ns"] * 1e-9
-    kinds: dict[tuple[Geometry, str], list[float]] = {}
+    kinds: dict[Pair, list[float]] = {}
     for layer, pair in variant.rows.items():
         kinds.setdefault(pair, []).append(sums[layer])
     return {pair: statistics.mean(found) for pair, found in kinds.items()}
