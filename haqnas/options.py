@@ -16,8 +16,8 @@ from haqnas.quantspec import QuantSpec
 from haqnas.space.policy import Policy
 from haqnas.tune import require_clock
 
-# so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
+# so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
 FORMATS = ("exe", "a", "so", "tvm", "layers")
 
 
