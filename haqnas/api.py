@@ -1,7 +1,6 @@
 """The public calls: `compile` a model into an Artifact, and `load` one. Nothing here prints."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
+from haqnas.codegen.link import cache_home
 from haqnas.devices.local import cpu_name
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
@@ -189,7 +189,7 @@ class _Reporter:
 
 def default_cache_folder() -> Path:
     """Where timings are kept: `$XDG_CACHE_HOME/haqnas`, or `~/.cache/haqnas`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "haqnas"
+    return cache_home() / "haqnas"
 
 
 def _timing_context(options: Options, versions: dict[str, str]) -> dict[str, str | int]:

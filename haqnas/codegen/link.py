@@ -76,6 +76,15 @@ def _zig(tool: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "ziglang", tool)
 
 
+def cache_home() -> Path:
+    """Where programs keep what can be made again: `$XDG_CACHE_HOME`, or `.cache` in `$HOME`, or in / without one.
+
+    As zig finds it. Not `Path.home()`, which raises for a user whom the machine does not know, as in containers.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else Path(os.environ.get("HOME") or "/") / ".cache"
+
+
 # Notice of zig's first use ----------------------------------------------------------------------------------
 
 
@@ -86,8 +95,7 @@ def is_first_use(linker: Linker) -> bool:
 
 def _mark(linker: Linker) -> Path:
     """A file in zig's own cache, so that emptying the cache empties this knowledge too."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path(os.environ.get("HOME", "/")) / ".cache")
-    cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(Path(home) / "zig")
+    cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or cache_home() / "zig"
     return Path(cache) / f"haqnas-libc-{linker.triple}"
 
 

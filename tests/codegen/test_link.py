@@ -18,6 +18,7 @@ from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.link import (
     Linker,
     _zig,
+    cache_home,
     choose_linker,
     is_first_use,
     link_archive,
@@ -410,3 +411,22 @@ def test_first_use_is_known_by_zigs_cache(
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path))
     assert is_first_use(host.linker)
     assert not is_first_use(Linker(("gcc",), HOST, is_zig=False))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/cache", "HOME": "/home/one"}, "/cache"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/one"}, "/home/one/.cache"),
+        ({"HOME": ""}, "/.cache"),
+        ({}, "/.cache"),  # of a container's user without a home
+    ],
+)
+def test_the_cache_needs_no_home(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cache_home() == Path(expected)
