@@ -12,7 +12,7 @@ into a fused multiply-add, and x86, Arm and RISC-V give the same integers.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional
 
 from haqnas.graph.windows import (
@@ -97,7 +97,7 @@ def linear_accumulator(x: Tensor, weight: Tensor, bias: Tensor, in_zero_point: i
     return total.to(torch.int32) + bias
 
 
-@torch.library.custom_op("haqnas::quantize", mutates_args=())
+@library.custom_op("haqnas::quantize", mutates_args=())
 def quantize(x: Tensor, inverse_scale: float, zero_point: int, low: int, high: int) -> Tensor:
     """float32 -> uint8: round half to even of x * float32(inverse_scale), plus zero point, clamped."""
     factor = torch.tensor(inverse_scale, dtype=torch.float32)
@@ -105,13 +105,13 @@ def quantize(x: Tensor, inverse_scale: float, zero_point: int, low: int, high: i
     return (scaled + zero_point).to(torch.uint8)
 
 
-@torch.library.custom_op("haqnas::dequantize", mutates_args=())
+@library.custom_op("haqnas::dequantize", mutates_args=())
 def dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
     """uint8 -> float32: one multiply of the exact difference."""
     return (x.to(torch.int32) - zero_point).to(torch.float32) * torch.tensor(scale, dtype=torch.float32)
 
 
-@torch.library.custom_op("haqnas::qconv2d", mutates_args=())
+@library.custom_op("haqnas::qconv2d", mutates_args=())
 def qconv2d(
     x: Tensor,
     weight: Tensor,
@@ -133,7 +133,7 @@ def qconv2d(
     return requantize(total, _per_channel(scale, 4), out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qconv2d_dequantize", mutates_args=())
+@library.custom_op("haqnas::qconv2d_dequantize", mutates_args=())
 def qconv2d_dequantize(
     x: Tensor,
     weight: Tensor,
@@ -152,7 +152,7 @@ def qconv2d_dequantize(
     return total.to(torch.float32) * _per_channel(scale, 4)
 
 
-@torch.library.custom_op("haqnas::qconv_transpose2d", mutates_args=())
+@library.custom_op("haqnas::qconv_transpose2d", mutates_args=())
 def qconv_transpose2d(
     x: Tensor,
     weight: Tensor,
@@ -177,7 +177,7 @@ def qconv_transpose2d(
     return requantize(total, _per_channel(scale, 4), out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qconv_transpose2d_dequantize", mutates_args=())
+@library.custom_op("haqnas::qconv_transpose2d_dequantize", mutates_args=())
 def qconv_transpose2d_dequantize(
     x: Tensor,
     weight: Tensor,
@@ -199,7 +199,7 @@ def qconv_transpose2d_dequantize(
     return total.to(torch.float32) * _per_channel(scale, 4)
 
 
-@torch.library.custom_op("haqnas::qlinear", mutates_args=())
+@library.custom_op("haqnas::qlinear", mutates_args=())
 def qlinear(
     x: Tensor,
     weight: Tensor,
@@ -217,7 +217,7 @@ def qlinear(
     return requantize(total, scale, out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qlinear_dequantize", mutates_args=())
+@library.custom_op("haqnas::qlinear_dequantize", mutates_args=())
 def qlinear_dequantize(
     x: Tensor,
     weight: Tensor,
@@ -231,7 +231,7 @@ def qlinear_dequantize(
     return linear_accumulator(x, weight, bias, in_zero_point).to(torch.float32) * scale
 
 
-@torch.library.custom_op("haqnas::qadd", mutates_args=())
+@library.custom_op("haqnas::qadd", mutates_args=())
 def qadd(
     a: Tensor,
     b: Tensor,
@@ -255,7 +255,7 @@ def qadd(
     return torch.clamp(rounded + out_zero_point, low, high).to(torch.uint8)
 
 
-@torch.library.custom_op("haqnas::qmul", mutates_args=())
+@library.custom_op("haqnas::qmul", mutates_args=())
 def qmul(
     a: Tensor,
     b: Tensor,
@@ -271,13 +271,13 @@ def qmul(
     return requantize(product, torch.tensor(scale, dtype=torch.float32), out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qtable", mutates_args=())
+@library.custom_op("haqnas::qtable", mutates_args=())
 def qtable(x: Tensor, table: Tensor) -> Tensor:
     """Any function of one activation: table (256,) uint8, looked up by x. Also changes of scale."""
     return table[x.to(torch.int64)]
 
 
-@torch.library.custom_op("haqnas::qmax_pool2d", mutates_args=())
+@library.custom_op("haqnas::qmax_pool2d", mutates_args=())
 def qmax_pool2d(
     x: Tensor,
     kernel: Sequence[int],
@@ -316,7 +316,7 @@ def _windowed_average(
     return requantize(total, average_factors(rows, columns, scale), out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qavg_pool2d", mutates_args=())
+@library.custom_op("haqnas::qavg_pool2d", mutates_args=())
 def qavg_pool2d(
     x: Tensor,
     kernel: Sequence[int],
@@ -338,7 +338,7 @@ def qavg_pool2d(
     return _windowed_average(x, rows, columns, scale, in_zero_point, out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qadaptive_avg_pool2d", mutates_args=())
+@library.custom_op("haqnas::qadaptive_avg_pool2d", mutates_args=())
 def qadaptive_avg_pool2d(
     x: Tensor,
     out_h: int,
@@ -354,7 +354,7 @@ def qadaptive_avg_pool2d(
     return _windowed_average(x, rows, columns, scale, in_zero_point, out_zero_point, low, high)
 
 
-@torch.library.custom_op("haqnas::qupsample_nearest2d", mutates_args=())
+@library.custom_op("haqnas::qupsample_nearest2d", mutates_args=())
 def qupsample_nearest2d(x: Tensor, out_h: int, out_w: int) -> Tensor:
     """Nearest-neighbour resize; keeps scale and zero point."""
     rows = torch.tensor(nearest_indices(x.shape[2], out_h))
@@ -362,7 +362,7 @@ def qupsample_nearest2d(x: Tensor, out_h: int, out_w: int) -> Tensor:
     return x[:, :, rows][:, :, :, columns].clone()
 
 
-@torch.library.custom_op("haqnas::qupsample_bilinear2d", mutates_args=())
+@library.custom_op("haqnas::qupsample_bilinear2d", mutates_args=())
 def qupsample_bilinear2d(x: Tensor, out_h: int, out_w: int, align_corners: bool) -> Tensor:
     """Bilinear resize with weights of BILINEAR_BITS bits; keeps scale and zero point."""
     one = 2**BILINEAR_BITS
