@@ -7,17 +7,15 @@ import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from haqnas.codegen.budget import THREADED_BYTES
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.link import (
     Linker,
-    _zig,
     cache_home,
     choose_linker,
     is_first_use,
@@ -25,64 +23,17 @@ from haqnas.codegen.link import (
     link_executable,
     link_tvm_library,
 )
-from haqnas.codegen.program import Program
 from haqnas.errors import DeviceError
+from tests.codegen.tiny_build import HOST, RUNTIME_TESTS, Build, build, run
 from tests.runtime.tiny import (
-    KERNELS,
     WEIGHTS,
-    threaded_program,
     tiny_program,
     tiny_reference,
     tiny_self_test,
 )
 
-HOST = f"{platform.machine()}-linux-musl"
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUNTIME_TESTS = REPOSITORY / "tests" / "runtime"
 MAX_RUNTIME_BYTES = 45_000  # of the 100 kB that the whole executable may exceed its constants by
-
-
-@dataclass(frozen=True)
-class Build:
-    """A folder with emitted sources and kernels.o."""
-
-    program: Program
-    linker: Linker
-    folder: Path
-
-    @property
-    def kernels(self) -> Path:
-        return self.folder / "kernels.o"
-
-    def executable(self, output: Path | None = None) -> Path:
-        output = output or self.folder / "bin" / "tiny"
-        return link_executable(
-            self.linker,
-            self.program.name,
-            self.kernels,
-            self.folder,
-            output,
-            is_threaded=self.program.threads > 1,
-        )
-
-
-def build(folder: Path, triple: str = HOST, program: Program | None = None, cc: str | None = None) -> Build:
-    program, linker = program or tiny_program(), choose_linker(triple, cc)
-    emit_sources(program, folder, tiny_self_test(program))
-    target = ["-target", triple] if linker.is_zig else []
-    flags = ["-O2", "-fPIC", "-fno-sanitize=undefined"]
-    subprocess.run(
-        [*linker.command, *target, *flags, "-c", str(KERNELS), "-o", str(folder / "kernels.o")], check=True
-    )
-    return Build(program, linker, folder)
-
-
-def run(*command: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == code, (
-        f"exit code {done.returncode}, expected {code}: {done.stdout}{done.stderr}"
-    )
-    return done
 
 
 def require(program: str, package: str) -> str:
@@ -93,24 +44,6 @@ def require(program: str, package: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed (apt install {package})")
     return path
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    made = build(tmp_path_factory.mktemp("host"))
-    made.executable()
-    link_archive(made.linker, "tiny", made.kernels, made.folder, made.folder / "lib" / "libtiny.a")
-    return made
-
-
-@pytest.fixture(scope="module")
-def threaded(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The model for several threads."""
-    made = build(tmp_path_factory.mktemp("threaded"), program=threaded_program())
-    made.executable()
-    archive = made.folder / "lib" / "libtiny.a"
-    link_archive(made.linker, "tiny", made.kernels, made.folder, archive, is_threaded=True)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -258,43 +191,7 @@ def test_amx_that_linux_refuses_ends_with_a_message(tmp_path: Path) -> None:
         run(made.executable(), "--golden")
 
 
-def test_threads_are_chosen_when_the_program_runs(host: Build, threaded: Build) -> None:
-    executable = threaded.folder / "bin" / "tiny"
-    for options in ([], ["--threads", "1"], ["--threads", "4"]):
-        assert "every output byte" in run(executable, "--golden", *options).stdout
-        times = json.loads(run(executable, *options, "--bench", "3").stdout)
-        assert times["threads"] == int(options[1] if options else 4)
-    assert "from 1 to 4" in run(executable, "--golden", "--threads", "5", code=2).stderr
-    assert "--threads" not in run(host.executable(), "--help").stdout
-
-
-def test_a_program_for_one_thread_holds_no_team(host: Build, threaded: Build) -> None:
-    one, several = (made.folder / "bin" / "tiny" for made in (host, threaded))
-    assert 0 < several.stat().st_size - one.stat().st_size <= THREADED_BYTES
-    members = [run(*_zig("ar"), "t", made.folder / "lib" / "libtiny.a").stdout for made in (host, threaded)]
-    assert ["team" in names for names in members] == [False, True]
-
-
-@pytest.mark.arm
-def test_threads_of_an_arm_binary(tmp_path: Path, qemu_aarch64: str) -> None:
-    executable = build(tmp_path, "aarch64-linux-musl", threaded_program()).executable()
-    for threads in ("1", "2", "4"):
-        assert "ok" in run(qemu_aarch64, executable, "--golden", "--threads", threads).stdout
-
-
 # The library ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["host", "threaded"])
-def test_two_threads_of_a_c_program_share_the_library(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    host: Build = request.getfixturevalue(kind)
-    user = tmp_path / "threads"
-    compiler = [*host.linker.command, "-target", HOST, "-static", "-O2", f"-I{host.folder}"]
-    library = [f"-L{host.folder / 'lib'}", "-ltiny", "-lm", "-pthread"]
-    subprocess.run([*compiler, RUNTIME_TESTS / "threads.c", *library, "-o", user], check=True)
-    assert "both threads are right" in run(user).stdout
 
 
 @pytest.mark.parametrize(("kind", "threads"), [("host", ""), ("threaded", ', "threads": 4')])
