@@ -34,10 +34,6 @@ _COARSEST = 2
 _ATTEMPTS = 9
 NONE_PREFERRED: Mapping[Geometry, str] = MappingProxyType({})
 
-Served = dict[
-    str, int
-]  # symbol of a layer's function, without the program's name -> multiplications it serves
-
 
 def lower_and_build(
     graph: fx.GraphModule,
@@ -56,15 +52,14 @@ def lower_and_build(
     kernels, choice = folder / "kernels.o", folder / "kernel_choice.json"
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
-        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), preferred, {})
+        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), preferred)
         cutting = Cutting(threads, saved["least_part_ns"])
         return lower(graph, profile, name, choose, saved["may_store_signed"], cutting), kernels
     left_out: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # functions of the attempt before
     may_store_signed, cutting = True, Cutting(threads, LEAST_PART_NS)
     for _ in range(_ATTEMPTS):
-        served: Served = {}
-        choose = _chooser(left_out, held, preferred, served)
+        choose = _chooser(left_out, held, preferred)
         program = lower(graph, profile, name, choose, may_store_signed, cutting)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
@@ -81,7 +76,7 @@ def lower_and_build(
         if excess > 0 and threads > 1 and cutting.least_part_ns < _COARSEST * LEAST_PART_NS:
             cutting = replace(cutting, least_part_ns=2 * cutting.least_part_ns)  # fewer calls
             continue
-        more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
+        more = _least_useful(_served(program, profile.isas), sizes, excess) if excess > 0 else frozenset()
         if not more:
             break
         left_out, held = left_out | more, frozenset(sizes)
@@ -97,31 +92,41 @@ def overhead_bytes(program: Program, code_bytes: int) -> int:
 
 
 def _chooser(
-    left_out: frozenset[str], held: frozenset[str], preferred: Mapping[Geometry, str], served: Served
+    left_out: frozenset[str], held: frozenset[str], preferred: Mapping[Geometry, str]
 ) -> Callable[[Geometry, Sequence[str]], Kernel]:
-    """The best row whose function is not left out. Notes in `served` which functions have a slower stand-in."""
+    """The best row whose function is not left out, else one whose function the program holds, else a stand-in."""
 
     def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
         wanted = preferred.get(geometry)
         rows = sorted(candidates(geometry, isas), key=lambda row: row.name != wanted)
-        finish = Finish.UINT8 if geometry.residual is None else Finish.UINT8_ADD
-        allowed = [row for row in rows if row.symbol(geometry, finish) not in left_out]
+        allowed = [row for row in rows if _symbol(row, geometry) not in left_out]
         if not allowed or allowed[0] is not rows[0]:
-            allowed = [row for row in allowed if row.symbol(geometry, finish) in held]
-        stand_in = next((row for row in rows if row.is_general), rows[-1])
-        chosen = allowed[0] if allowed else stand_in
-        if not (chosen.is_general or chosen is rows[-1]):
-            symbol = chosen.symbol(geometry, finish)
-            macs = (
-                geometry.rows * geometry.columns * geometry.channels * geometry.length * len(geometry.offsets)
-            )
-            served[symbol] = served.get(symbol, 0) + macs
-        return chosen
+            allowed = [row for row in allowed if _symbol(row, geometry) in held]
+        return allowed[0] if allowed else next((row for row in rows if row.is_general), rows[-1])
 
     return choose
 
 
-def _least_useful(served: Served, sizes: dict[str, int], excess_bytes: int) -> frozenset[str]:
+def _symbol(row: Kernel, geometry: Geometry) -> str:
+    """Of the function of an integer layer, without the program's name."""
+    return row.symbol(geometry, Finish.UINT8 if geometry.residual is None else Finish.UINT8_ADD)
+
+
+def _served(program: Program, isas: Sequence[str]) -> dict[str, int]:
+    """Functions that have a slower stand-in, by symbol -> multiplications of the layers that they serve."""
+    served: dict[str, int] = {}
+    for layer in program.layers:
+        if layer.geometry is None:
+            continue
+        rows = candidates(layer.geometry, isas)
+        row = next(row for row in rows if row.name == layer.row)
+        if not (row.is_general or row is rows[-1]):
+            symbol = _symbol(row, layer.geometry)
+            served[symbol] = served.get(symbol, 0) + layer.macs
+    return served
+
+
+def _least_useful(served: Mapping[str, int], sizes: Mapping[str, int], excess_bytes: int) -> frozenset[str]:
     """Functions to leave out, those with the fewest multiplications per byte first, until the excess is gone."""
     found: set[str] = set()
     for symbol in sorted(served, key=lambda s: served[s] / sizes.get(s, 1)):

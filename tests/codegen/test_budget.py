@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from haqnas.codegen.budget import code_sizes, lower_and_build, overhead_bytes
+from haqnas.codegen.budget import _served, code_sizes, lower_and_build, overhead_bytes
+from haqnas.codegen.lower import lower
+from haqnas.kernels.table import TABLE
 from tests.kernels.test_table import SHAPES, make_case, shipped_profile, side_by_side
 
 BITS = 8
@@ -46,3 +48,13 @@ def test_the_same_folder_again_gives_the_same_program(graph, tmp_path):
     assert again.calls == first.calls
     assert again.constants == first.constants
     assert kernels.stat().st_mtime_ns == before
+
+
+def test_each_layer_counts_once(graph):
+    """Also a first layer, whose row is chosen twice: once to see how it reads its image."""
+    profile = shipped_profile("x86-avx512-vnni")
+    program = lower(graph, profile, "net")
+    without_stand_in = {row.name for row in TABLE if row.is_general or row.isa == "portable"}
+    specialised = [layer for layer in program.layers if layer.row not in without_stand_in]
+    assert specialised
+    assert sum(_served(program, profile.isas).values()) == sum(layer.macs for layer in specialised)
