@@ -25,6 +25,7 @@ from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.table import select
+from tests.kernels.tile_emulator import TILE_FEATURES, is_emulated, tile_emulator
 
 
 def integer_graph(module: nn.Module, inputs: Sequence[Tensor]) -> fx.GraphModule:
@@ -85,6 +86,13 @@ def run(
     return program, run_program(program, inputs, profile, folder)
 
 
+def emulator_command(profile: HardwareProfile) -> list[str]:
+    """What stands before a program of the profile on this machine."""
+    if profile.emulator:
+        return [profile.emulator.program, "-cpu", profile.emulator.cpu]
+    return [str(tile_emulator())] if is_emulated(profile) else []
+
+
 def run_program(
     program: Program,
     inputs: Sequence[np.ndarray],
@@ -94,6 +102,9 @@ def run_program(
 ) -> list[np.ndarray]:
     """The outputs of a program, which are the same on each number of `threads`."""
     folder.mkdir(parents=True, exist_ok=True)
+    if is_emulated(profile):
+        needed = tuple(f for f in program.required_cpu_features if f not in TILE_FEATURES)
+        program = replace(program, required_cpu_features=needed)
     kernels = build(program.functions, profile, folder / "kernels.o")
     expected = make_self_test([np.zeros(info.shape, info.dtype) for info in program.outputs], is_exact=True)
     emit_sources(program, folder, expected)
@@ -106,8 +117,7 @@ def run_program(
         assert array.dtype == info.dtype
         files.append(folder / f"input{index}.bin")
         array.tofile(files[-1])
-    emulator = [profile.emulator.program, "-cpu", profile.emulator.cpu] if profile.emulator else []
-    command = [*emulator, str(binary), *map(str, files), "-o", str(folder / "out")]
+    command = [*emulator_command(profile), str(binary), *map(str, files), "-o", str(folder / "out")]
     results = []
     for option in [["--threads", str(count)] for count in threads] or [[]]:
         done = subprocess.run([*command, *option], capture_output=True, text=True, timeout=300, check=False)

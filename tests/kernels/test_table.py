@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 
 from haqnas.codegen.lower import fused_sums
 from haqnas.codegen.storage import signed_values
-from haqnas.devices.local import read_host_cpu
 from haqnas.graph import ops  # noqa: F401  registers the operators
 from haqnas.hardware import HardwareProfile, load_profile
 from haqnas.kernels.row import Geometry, Kernel
@@ -25,6 +24,7 @@ from haqnas.kernels.table import TABLE, candidates, select
 from haqnas.quantspec import act_range, weight_range
 from tests.codegen.one_binary import integer_graph, run
 from tests.conftest import require_program
+from tests.kernels.tile_emulator import TILE_FEATURES, missing_features
 
 haqnas = torch.ops.haqnas
 
@@ -93,7 +93,7 @@ def profile_of(row: Kernel, name: str) -> HardwareProfile:
 def require_machine(profile: HardwareProfile) -> None:
     if profile.emulator is not None:
         require_program(profile.emulator.program)
-    elif missing := sorted(set(profile.cpu_features) - set(read_host_cpu().features)):
+    elif missing := sorted(missing_features(profile) - TILE_FEATURES):
         pytest.skip(f"this machine's CPU lacks {', '.join(missing)}")
 
 
