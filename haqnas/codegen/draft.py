@@ -9,6 +9,7 @@ import numpy as np
 from haqnas.codegen.layout import NO_HALO, Halo, Layout, dense, extent, loop_nest, natural
 from haqnas.codegen.plan import Lifetime, plan_memory
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
+from haqnas.codegen.signature import of_loops, of_numbers
 from haqnas.codegen.split import Balance, Cutting, elementwise_ns, split_elementwise
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels import elementwise, elementwise_table
@@ -67,6 +68,7 @@ class Step:
     symbol: str
     arguments: tuple[Argument, ...]
     layer: str
+    signature: str
     section: int
     part: int | None  # None: in a section that one thread runs
 
@@ -135,9 +137,10 @@ class Draft:
         function: Callable[[], PrimFunc],
         arguments: Sequence[Argument],
         layer: str,
+        signature: str,
         part: int | None = None,
     ) -> None:
-        """Append a call; the function is built at the first use of its symbol.
+        """Append a call; the function is built at the first use of its symbol. `signature`: see `signature.py`.
 
         Calls with a `part` belong to what `begin` began last, all others are for one thread.
         Symbols start with the program's name, so that two artefacts can be linked into one executable.
@@ -150,7 +153,7 @@ class Draft:
             section += 1
         if part is not None:
             section = self._section
-        self.steps.append(Step(full, tuple(arguments), layer, section, part))
+        self.steps.append(Step(full, tuple(arguments), layer, signature, section, part))
 
     def begin(self, count: int, work_ns: float, written: RowsWritten | None = None) -> tuple[int | None, ...]:
         """Begin work of about `work_ns` in `count` parts; gives the `part` of the calls of each.
@@ -200,7 +203,8 @@ class Draft:
                 numbers = np.array([before, gaps, gap, row, after, byte], np.int32)
                 arguments = (start, self.constant(numbers))
                 build = partial(elementwise.halo_kernel, lanes)
-                self.call(elementwise.halo_symbol(lanes), build, arguments, layer, part)
+                loops = of_numbers(before=before, gaps=gaps, gap=gap, row=row, after=after)
+                self.call(elementwise.halo_symbol(lanes), build, arguments, layer, loops, part)
 
     def _writers(self, image: Value, height: int) -> list[tuple[int | None, tuple[int, int]]]:
         """Parts and their rows, where the latest work wrote the image in parts; else one for all rows."""
@@ -236,7 +240,8 @@ class Draft:
                 for value, steps in zip(values, work.nest.strides, strict=True)
             ]
             arguments: tuple[Argument, ...] = (*pointers, *constants, self.constant(parameters))
-            self.call(row.symbol(work), lambda: row.function(work), arguments, layer, part)
+            loops = of_loops(share.nest)
+            self.call(row.symbol(work), lambda: row.function(work), arguments, layer, loops, part)
 
     def _may_run_over(self, nest: Nest, values: Sequence[Value]) -> bool:
         """Whether all is one short piece that ends its buffer: then a whole register may be written, into the slack.
@@ -289,7 +294,14 @@ class Draft:
             return Pointer(buffer.region, base + argument.offset_bytes, buffer.index)
 
         calls = tuple(
-            Call(step.symbol, tuple(map(resolve, step.arguments)), step.layer, step.section, step.part or 0)
+            Call(
+                step.symbol,
+                tuple(map(resolve, step.arguments)),
+                step.layer,
+                step.section,
+                step.part or 0,
+                step.signature,
+            )
             for step in self.steps
         )
         return Program(

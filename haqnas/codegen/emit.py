@@ -78,7 +78,7 @@ def _feature_set(program: Program) -> str:
 # Source -----------------------------------------------------------------------------------------------------
 
 
-def _prototypes(calls: Iterable[Call]) -> list[str]:
+def prototypes(calls: Iterable[Call]) -> list[str]:
     """One declaration a kernel. All pointers are `const void *`, so that any buffer converts by itself."""
     kinds: dict[str, tuple[str, ...]] = {}
     for call in calls:
@@ -99,7 +99,7 @@ def _source(program: Program) -> str:
 /* In {name}_constants.S: packed weights, scales, tables. */
 extern __attribute__((visibility("hidden"))) const unsigned char {name}_constants[];
 
-{chr(10).join(_prototypes(program.calls))}
+{chr(10).join(prototypes(program.calls))}
 
 #define PUBLIC __attribute__((visibility("default")))
 

@@ -7,6 +7,7 @@ import numpy as np
 from haqnas.codegen.draft import Draft, Reference, Value
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import Region
+from haqnas.codegen.signature import of_numbers
 from haqnas.codegen.split import COPIED_BYTES_PER_NS, even_ranges
 from haqnas.kernels import cells
 
@@ -136,5 +137,6 @@ class Cells:
                 Reference(planes.buffer, first * int(parameters[p.SOURCE_ROW])),
                 draft.constant(np.array([*parameters, *streams], np.int32)),
             )
-            draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer, part)
+            work = of_numbers(parameters=[*map(int, parameters), *streams])
+            draft.call(cells.symbol(width), lambda: cells.kernel(width), arguments, layer, work, part)
         return target

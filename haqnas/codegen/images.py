@@ -13,6 +13,7 @@ from haqnas.codegen.layers import as_image
 from haqnas.codegen.layout import NO_HALO
 from haqnas.codegen.movement import Walk
 from haqnas.codegen.nodes import arguments
+from haqnas.codegen.signature import of_numbers
 from haqnas.codegen.split import COPIED_BYTES_PER_NS, LINE_BYTES, even_ranges
 from haqnas.graph.windows import (
     Window,
@@ -76,7 +77,12 @@ def _emit(
             *([] if factors is None else [factors.moved(row * len(columns) * 4)]),
             draft.constant(_parameters(x, out, w.scalars | extents)),
         )
-        draft.call(symbol, kernel, arguments, walk.layer(node), part)
+        size = extents[Parameter.ROWS], out.layout.shape[3], extents[Parameter.CHANNELS]
+        read = rows[first:end] if by_row else rows
+        steps = *x.layout.strides[2:], *out.layout.strides[2:]
+        windows_read = {"rows": read.ravel().tolist(), "columns": columns.ravel().tolist()}
+        loops = of_numbers(size=size, steps=steps, **windows_read)
+        draft.call(symbol, kernel, arguments, walk.layer(node), loops, part)
 
 
 def _parameters(x: Value, out: Value, values: dict[Parameter, int]) -> np.ndarray:

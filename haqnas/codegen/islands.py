@@ -111,7 +111,7 @@ def _lower_binding(draft: Draft, module: Any, binding: Any, known: dict[Any, Any
     pointers += [draft.address(Value(buffer, dense((1,)), "uint8")) for buffer in scratch]
     # Repeated blocks of a network import as equal functions: one copy of the code serves them all.
     symbol = f"island_{tvm_ffi.structural_hash(raw.function) % 2**64:016x}"
-    draft.call(symbol, lambda: raw.function, pointers, layer)
+    draft.call(symbol, lambda: raw.function, pointers, layer, "")  # the symbol says all
     return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 

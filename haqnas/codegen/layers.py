@@ -10,6 +10,7 @@ from haqnas.codegen.draft import Draft, Reference, RowsWritten, Value
 from haqnas.codegen.first_layer import Cells, as_planes, is_planar_input
 from haqnas.codegen.layout import NO_HALO, Halo, Layout
 from haqnas.codegen.program import UNPACKED, LayerInfo, Region
+from haqnas.codegen.signature import of_layer
 from haqnas.codegen.split import Part, layer_ns, split_layer
 from haqnas.codegen.weights import store_weights
 from haqnas.kernels.cells import CELL_BYTES
@@ -346,7 +347,7 @@ def _emit(
         )
         build: Callable[[], object] = lambda: kernel.function(geometry, ending.finish)  # noqa: E731
         symbol = kernel.symbol(geometry, ending.finish)
-        draft.call(symbol, build, arguments, w.layer, number)
+        draft.call(symbol, build, arguments, w.layer, of_layer(g), number)
     draft.layers.append(
         LayerInfo(
             name=w.layer,

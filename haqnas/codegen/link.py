@@ -151,6 +151,26 @@ def link_executable(
     return output
 
 
+def link_kernel_set(
+    linker: Linker, name: str, kernels: Path, sources: Path, output: Path, timeout_s: float = TIMEOUT_S
+) -> Path:
+    """Link the static executable that times the calls of a kernel set; as `link_executable`."""
+    runtime = _runtime("kernel_set.c", "text.c", "buffers.c", "golden.c")
+    inputs = (*_library_sources(name, False), f"{name}_model.c", f"{name}_set.c", *runtime)
+    described = (f"-DHAQNAS_MODEL={name}_model", f"-DHAQNAS_SET={name}_set")
+    with _replacing(output) as made:
+        _compile(
+            linker,
+            [*_COMPILE, *described, "-static", *inputs, str(kernels.resolve()), *_LINK],
+            sources,
+            made,
+            timeout_s,
+        )
+        made.chmod(0o755)
+    _remember_use(linker)
+    return output
+
+
 def link_archive(
     linker: Linker,
     name: str,

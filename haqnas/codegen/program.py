@@ -40,6 +40,7 @@ class Call:
     layer: str  # the layer of the user's model that this call works for; "" for glue
     section: int = 0  # parts of one section may run at once; sections run one after the other
     part: int = 0
+    signature: str = ""  # what its time depends on besides the function, see `signature.py`
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,9 @@ class Program:
     required_cpu_features: tuple[str, ...]
     is_exact: bool  # all integer: every instruction set gives identical bytes
     threads: int = 1  # at most so many parts has a section
+    segments: tuple[
+        int, ...
+    ] = ()  # where the calls of each program begin, where several were joined to be timed
 
     @property
     def sections(self) -> "tuple[tuple[tuple[Call, ...], ...], ...]":

@@ -59,7 +59,8 @@ def _argument(program: Program, argument: Pointer | int) -> str:
     return f"{base} + {argument.offset_bytes}" if argument.offset_bytes else base
 
 
-def _call(program: Program, call: Call, mark: int | None) -> str:
+def call_line(program: Program, call: Call, mark: int | None) -> str:
+    """C of one kernel call, and of its mark where it has a number."""
     comment = f" /* {call.layer} */" if re.fullmatch(r"[\w.]+", call.layer) else ""
     marked = "" if mark is None else f" MARK({mark});"
     arguments = comma_separated(_argument(program, a) for a in call.arguments)
@@ -98,7 +99,7 @@ int {name}_run_marked(PARAMETERS) {{
   unsigned char *const work = workspace;
   const unsigned char *const constants = {name}_constants;
   (void)work, (void)constants;
-{chr(10).join(_call(program, call, index) for index, call in enumerate(program.calls))}
+{chr(10).join(call_line(program, call, index) for index, call in enumerate(program.calls))}
   return HAQNAS_OK;
 }}
 
@@ -118,7 +119,7 @@ def _tasks(program: Program) -> tuple[list[str], list[int], list[int]]:
         is_serial = len(section) == 1
         for part in section:
             lines = [
-                _call(program, call, marks[-1] + k if is_serial else None) for k, call in enumerate(part)
+                call_line(program, call, marks[-1] + k if is_serial else None) for k, call in enumerate(part)
             ]
             tasks.append("\n".join([f"  case {len(tasks)}:", *lines, "    break;"]))
         marks.append(marks[-1] + (len(section[0]) if is_serial else 1))

@@ -7,6 +7,7 @@ import numpy as np
 
 from haqnas.codegen.draft import Argument, Draft, Reference
 from haqnas.codegen.program import Pointer
+from haqnas.codegen.signature import of_numbers
 from haqnas.codegen.split import LINE_BYTES, Part, even_ranges
 from haqnas.kernels import subbyte
 from haqnas.kernels.row import Kernel
@@ -63,5 +64,5 @@ def _unpacked(draft: Draft, ordered: np.ndarray, bits: int, layer: str) -> tuple
             pointer.moved(first * size * bits // 8),
             draft.constant(np.array([end - first], np.int32)),
         )
-        draft.call(subbyte.symbol(bits), kernel, arguments, layer, part)
+        draft.call(subbyte.symbol(bits), kernel, arguments, layer, of_numbers(groups=end - first), part)
     return target, pointer, packed.nbytes

@@ -13,6 +13,9 @@ from haqnas.errors import DeviceError
 
 _PLUGIN_SOURCE = Path(__file__).with_name("count_instructions.c")
 _COUNT_LINE = re.compile(r"^haqnas-instructions (\d+)$", re.MULTILINE)
+_MARKS_SOURCE = Path(__file__).with_name("count_marks.c")
+_MARK_LINE = re.compile(r"^haqnas-mark (\d+)$", re.MULTILINE)
+_MARK_CALLS = {"aarch64": 173, "riscv64": 173, "x86_64": 110}  # Linux's number of getppid
 _COMPILE_TIMEOUT_S = 120.0
 
 
@@ -34,7 +37,7 @@ class QemuDevice:
     def count_instructions(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> int:
         """Instructions that the guest executes in the whole run; raises DeviceError."""
         with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
-            plugin, log = _compile_plugin(Path(folder)), Path(folder) / "log"
+            plugin, log = _compile_plugin(Path(folder), _PLUGIN_SOURCE), Path(folder) / "log"
             options = ("-plugin", str(plugin), "-d", "plugin", "-D", str(log))
             completed = self._run(executable, arguments, timeout_s, options)
             match = _COUNT_LINE.search(log.read_text() if log.exists() else "")
@@ -44,6 +47,21 @@ class QemuDevice:
                 f"{completed.stderr.strip()[-500:]}"
             )
         return int(match[1])
+
+    def count_marks(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> tuple[int, ...]:
+        """Instructions executed at each mark of a kernel set; raises DeviceError."""
+        with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
+            plugin, log = _compile_plugin(Path(folder), _MARKS_SOURCE), Path(folder) / "log"
+            number = _MARK_CALLS[self.program.removeprefix("qemu-")]
+            options = ("-plugin", f"{plugin},mark={number}", "-d", "plugin", "-D", str(log))
+            completed = self._run(executable, arguments, timeout_s, options)
+            marks = tuple(map(int, _MARK_LINE.findall(log.read_text() if log.exists() else "")))
+        if completed.exit_code != 0:
+            raise DeviceError(
+                f"{executable.name} failed on {self.uri} (exit code {completed.exit_code}): "
+                f"{completed.stderr.strip()[-500:]}"
+            )
+        return marks
 
     def _run(
         self, executable: Path, arguments: Sequence[str], timeout_s: float, options: Sequence[str]
@@ -63,11 +81,11 @@ class QemuDevice:
         return completed
 
 
-def _compile_plugin(folder: Path) -> Path:
+def _compile_plugin(folder: Path, source: Path) -> Path:
     """Build the counting plugin for this machine's QEMU with the C compiler that comes with haqnas."""
-    plugin = folder / "count_instructions.so"
+    plugin = folder / f"{source.stem}.so"
     compiler = [sys.executable, "-m", "ziglang", "cc"]
-    options = ["-shared", "-fPIC", "-O2", "-o", str(plugin), str(_PLUGIN_SOURCE)]
+    options = ["-shared", "-fPIC", "-O2", "-o", str(plugin), str(source)]
     completed = run_process([*compiler, *options], "the compiler of the counting plugin", _COMPILE_TIMEOUT_S)
     if completed.exit_code != 0:
         raise DeviceError(f"the counting plugin does not compile: {completed.stderr.strip()[-500:]}")

@@ -1,0 +1,202 @@
+"""Measure: build kernel sets from programs, run them on a device while the next is built, keep the times.
+
+Only programs with kernels that no time is known of are run, and they are run whole, so that each kernel finds the
+caches as its neighbours leave them.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haqnas.codegen.emit_set import emit_kernel_set
+from haqnas.codegen.kernel_set import join
+from haqnas.codegen.link import Linker, link_kernel_set
+from haqnas.codegen.objects import build
+from haqnas.codegen.program import Program
+from haqnas.codegen.selftest import make_self_test, self_test_inputs
+from haqnas.devices.cache import KernelCache
+from haqnas.devices.device import Device
+from haqnas.devices.kernel_times import (
+    Kernel,
+    KernelTime,
+    SegmentTime,
+    kernels_of,
+    mean_time,
+    measure_kernel_set,
+)
+from haqnas.errors import DeviceError, VerificationError
+from haqnas.hardware import HardwareProfile
+
+SET_NAME = "kernels"
+SET_FUNCTIONS = 24  # of one executable, about: small enough that building and running overlap
+SET_BYTES = 64 << 20  # of its constants
+RUN_TIMEOUT_S = 600.0
+EXIT_MISMATCH = 5  # of the executable
+WHOLE = "program"  # stands for the function where all calls of a program are timed together
+
+Array: TypeAlias = NDArray[np.generic]
+Note: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A program to be measured. `expected`: its outputs for the made-up inputs, where they are to be checked."""
+
+    label: str
+    program: Program
+    expected: Callable[[Sequence[Array]], Sequence[Array]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where programs are measured and with what; `clock` gives seconds since the epoch."""
+
+    profile: HardwareProfile
+    linker: Linker
+    device: Device
+    cache: KernelCache
+    clock: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Times of kernels, and of whole programs (see `whole_kernel`); `failures`: a reason for each label that failed."""
+
+    times: Mapping[Kernel, KernelTime]
+    failures: Mapping[str, str]
+    num_new: int  # kernels that were not in the cache
+
+
+def whole_kernel(program: Program) -> Kernel:
+    """The name under which the end-to-end time of a program is kept: equal lists of kernels have equal names."""
+    text = "\n".join(" ".join(kernel) for kernel in kernels_of(program))
+    return WHOLE, hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, note: Note) -> Measured:
+    """Times of all kernels of all programs; what is new is put into the cache set by set, so nothing is lost.
+
+    Works in `folder`. A program that does not run, or computes wrong numbers, is a failure in the result. Raises
+    DeviceError where the compiler fails.
+    """
+    known = bench.cache.known()
+    new = [subject for subject in subjects if not _wanted(subject.program) <= known.keys()]
+    failures: dict[str, str] = {}
+    found: dict[Kernel, KernelTime] = {}
+    num_built = 0
+
+    def finish(group: Sequence[Subject], executable: Path, place: Path) -> None:
+        """Run a set and keep its times at once: a kill loses no more than the set in progress."""
+        results = _run(group, executable, bench, place)
+        times = _new_times(group, results, {**known, **found})
+        bench.cache.put(times, bench.clock())
+        found.update(times)
+        failures.update({label: reason for label, reason in results.items() if isinstance(reason, str)})
+
+    running: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as runner:  # one: what is timed runs alone
+        for number, group in enumerate(_groups(new)):
+            note(f"{_named(group)}: {num_built} of {len(new)} programs built")
+            place = folder / str(number)
+            running.append(runner.submit(finish, group, _build(group, bench, place), place))
+            num_built += len(group)
+        note(f"the last of {len(new)} programs on {bench.device.uri}")
+        for future in running:
+            future.result()
+    return Measured({**known, **found}, failures, len(found))
+
+
+def _wanted(program: Program) -> set[Kernel]:
+    return {*kernels_of(program), whole_kernel(program)}
+
+
+def _named(group: Sequence[Subject]) -> str:
+    return group[0].label if len(group) == 1 else f"{group[0].label} and {len(group) - 1} more"
+
+
+def _groups(subjects: Sequence[Subject]) -> Iterator[Sequence[Subject]]:
+    """Neighbours that make one executable."""
+    group: list[Subject] = []
+    functions: set[str] = set()
+    num_bytes = 0
+    for subject in subjects:
+        own = {function for function, _ in kernels_of(subject.program)}
+        num_bytes += len(subject.program.constants)
+        if group and (len(functions | own) > SET_FUNCTIONS or num_bytes > SET_BYTES):
+            yield group
+            group, functions, num_bytes = [], set(), len(subject.program.constants)
+        group.append(subject)
+        functions |= own
+    if group:
+        yield group
+
+
+def _build(group: Sequence[Subject], bench: Bench, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = join([subject.program for subject in group], SET_NAME)
+    kernels = build(program.functions, bench.profile, folder / "kernels.o")
+    expected = _expected(group, program)
+    unchecked = [np.zeros(info.shape, info.dtype) for info in program.outputs]
+    emit_kernel_set(program, folder / "sources", make_self_test(expected or unchecked, is_exact=True))
+    return link_kernel_set(bench.linker, SET_NAME, kernels, folder / "sources", folder / SET_NAME)
+
+
+def _expected(group: Sequence[Subject], program: Program) -> list[Array]:
+    """Outputs of the joined program by the reference; none where not every program can be checked."""
+    made_up = iter(self_test_inputs(program))
+    outputs: list[Array] = []
+    for subject in group:
+        inputs = list(itertools.islice(made_up, len(subject.program.inputs)))
+        if subject.expected is None or not subject.program.is_exact:
+            return []
+        outputs += subject.expected(inputs)
+    return outputs
+
+
+def _run(
+    group: Sequence[Subject], executable: Path, bench: Bench, folder: Path
+) -> Mapping[str, SegmentTime | str]:
+    """The times of each program, or why it has none: where a set fails, its programs are run one by one."""
+    try:
+        if all(subject.expected is not None and subject.program.is_exact for subject in group):
+            _check(executable, bench.device)
+        calls = [len(subject.program.calls) for subject in group]
+        times = measure_kernel_set(executable, calls, bench.device, RUN_TIMEOUT_S)
+    except (DeviceError, VerificationError) as error:
+        if len(group) == 1:
+            return {group[0].label: str(error)}
+        results: dict[str, SegmentTime | str] = {}
+        for number, subject in enumerate(group):
+            alone = _build([subject], bench, folder / str(number))
+            results |= _run([subject], alone, bench, folder / str(number))
+        return results
+    return dict(zip((subject.label for subject in group), times, strict=True))
+
+
+def _check(executable: Path, device: Device) -> None:
+    completed = device.run(executable, ("--golden",), RUN_TIMEOUT_S)
+    if completed.exit_code == EXIT_MISMATCH:
+        raise VerificationError(f"wrong numbers on {device.uri}: {completed.stderr.strip()}")
+    if completed.exit_code != 0:
+        raise DeviceError(f"the kernels do not run on {device.uri}: {completed.stderr.strip()}")
+
+
+def _new_times(
+    group: Sequence[Subject], results: Mapping[str, SegmentTime | str], known: Mapping[Kernel, KernelTime]
+) -> dict[Kernel, KernelTime]:
+    """By kernel that is not `known`; of equal ones the mean."""
+    found: dict[Kernel, list[KernelTime]] = {}
+    for subject in group:
+        segment = results[subject.label]
+        if isinstance(segment, SegmentTime):
+            found.setdefault(whole_kernel(subject.program), []).append(segment.whole)
+            for kernel, time in zip(kernels_of(subject.program), segment.calls, strict=True):
+                found.setdefault(kernel, []).append(time)
+    return {kernel: mean_time(times) for kernel, times in found.items() if kernel not in known}
