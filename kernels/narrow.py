@@ -155,16 +155,6 @@ def pack(weight: np.ndarray, size: int, bits: int) -> np.ndarray:
     return subbyte.pack(ordered, bits, size) if bits < 8 else ordered
 
 
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """The buffers of a kernel."""
-
-    a: Buffer
-    weights: Buffer  # int8, of a block
-    bias: Buffer
-    p: Buffer
-
-
 def kernel(plan: Plan, finish: Finish, symbol: str, begin: "Begin") -> PrimFunc:
     """`void f(A, W, bias, scale, Y, [residual,] [scratch,] parameters)`; `begin` makes the ending."""
     products, pixels = plan.products, plan.pixels

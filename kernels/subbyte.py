@@ -33,12 +33,6 @@ def group_size(bits: int, lanes: int) -> int:
     return group_vectors(bits) * lanes
 
 
-def packed_size_bytes(count: int, bits: int, lanes: int = LANES) -> int:
-    """Bytes that `count` values take."""
-    size = group_size(bits, lanes)
-    return -(-count // size) * size * bits // 8
-
-
 def _fields(bits: int) -> Iterator[tuple[int, int, int]]:
     """Of each plane: its width, its first vector in a group, and the lowest bit of the value that it holds."""
     first, low = 0, bits

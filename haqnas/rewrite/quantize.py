@@ -100,11 +100,6 @@ def is_quantizer(graph: GraphModule, node: Node) -> bool:
     return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), qnn.QuantIdentity)
 
 
-def is_quantized_layer(graph: GraphModule, node: Node) -> bool:
-    """Whether the node calls a layer with quantized weights."""
-    return is_layer(graph, node) and hasattr(graph.get_submodule(str(node.target)), "weight_quant")
-
-
 def read_act_quant(module: nn.Module) -> ActQuant:
     """Scale, zero point and bits of an activation quantizer."""
     with torch.no_grad():
