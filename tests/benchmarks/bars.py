@@ -8,6 +8,7 @@ from tests.benchmarks.arm import Count
 from tests.benchmarks.compare import Comparison
 from tests.benchmarks.low_bits import CONV_7, CONV_14, LINEAR, Gain
 from tests.benchmarks.roofline import Roofline
+from tests.benchmarks.tuning import Tuning
 
 EIGHT = (
     "resnet18",
@@ -30,6 +31,7 @@ class Results:
     counts: list[Count] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
     rooflines: list[Roofline] = field(default_factory=list)
+    tunings: list[Tuning] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ def bars(results: Results) -> tuple[Bar, ...]:
     ):
         ratios = {g.shape: g.ratio.median for g in results.gains if (g.target, g.bits) == (target, bits)}
         found.append(_worst(name, wanted, ratios, shapes))
+    by_rule = {one.network: 1 / one.ratio.median for one in results.tunings}
+    found.append(_worst("1 thread, tuned / by rule (within 15 %): worst of the eight", 0.87, by_rule, EIGHT))
     return tuple(found)
 
 

@@ -27,7 +27,14 @@ _STAMP = "sources.sha256"  # beside the artefact
 
 
 def compile_model(
-    model: nn.Module, example: Tensor, name: str, target: str, bits: str, folder: Path, threads: int = 1
+    model: nn.Module,
+    example: Tensor,
+    name: str,
+    target: str,
+    bits: str,
+    folder: Path,
+    threads: int = 1,
+    tune_time_s: float = 0.0,
 ) -> haqnas.Artifact:
     """Compile, or load the artefact that these very sources made before."""
     stamp, wanted = folder / _STAMP, compiler_stamp()
@@ -45,6 +52,8 @@ def compile_model(
         output=output,
         name=name,
         threads=threads,
+        tune_time_s=tune_time_s,
+        cache_folder=folder / "timings",  # not the user's: what is tuned here is measured here
         formats=("exe", "layers"),
         fresh=True,
     )
@@ -52,10 +61,12 @@ def compile_model(
     return artifact
 
 
-def compile_network(network: str, target: str, bits: str, folder: Path, threads: int = 1) -> haqnas.Artifact:
+def compile_network(
+    network: str, target: str, bits: str, folder: Path, threads: int = 1, tune_time_s: float = 0.0
+) -> haqnas.Artifact:
     """A network of the benchmarks; one thread runs a program that was compiled for one."""
     model, (example,) = NETWORKS[network]()
-    return compile_model(model, example, network, target, bits, folder, threads)
+    return compile_model(model, example, network, target, bits, folder, threads, tune_time_s)
 
 
 def layers_executable(artifact: haqnas.Artifact) -> Path:

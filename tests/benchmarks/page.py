@@ -77,6 +77,20 @@ def gains_table(gains: Sequence[dict[str, Any]]) -> str:
     return table(("layer", "target", "bits", "w8a8", "fewer bits", "ratio"), rows)
 
 
+def tunings_table(tunings: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            one["network"],
+            _microseconds(one["by_rule_s"]),
+            _microseconds(one["tuned_s"]),
+            f"{one['ratio']['median']:.2f} ({one['ratio']['low']:.2f} to {one['ratio']['high']:.2f})",
+            f"{one['changed_layers']} of {one['layers']}",
+        )
+        for one in tunings
+    ]
+    return table(("1 thread, us", "by rule", "tuned", "by rule / tuned (quartiles)", "other kernels"), rows)
+
+
 def roofline_table(found: Sequence[dict[str, Any]]) -> str:
     """Per network its share, and the three layers that lose most against the roof."""
     rows = []
@@ -117,6 +131,7 @@ def page(results: dict[str, Any]) -> str:
     parts += [
         counts_table(results["counts"]),
         gains_table(results["gains"]),
+        tunings_table(results["tunings"]),
         roofline_table(results["rooflines"]),
     ]
     return "\n".join(parts)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.compare import Comparison
     from tests.benchmarks.low_bits import Gain
     from tests.benchmarks.roofline import Roofline
+    from tests.benchmarks.tuning import Tuning
 
 SHOWN_LAYERS = 8
 
@@ -86,6 +87,22 @@ def gains_text(gains: Sequence["Gain"]) -> str:
     return table(rows) + "\n"
 
 
+def tunings_text(tunings: Sequence["Tuning"]) -> str:
+    rows = [("1 thread, us", "by rule", "tuned", "by rule / tuned", "", "other kernels", "tuned for")]
+    for one in tunings:
+        rows.append(
+            (
+                one.network,
+                *(f"{time_s * 1e6:.1f}" for time_s in (one.by_rule_s, one.tuned_s)),
+                f"{one.ratio.median:.2f}",
+                f"{one.ratio.low:.2f} to {one.ratio.high:.2f}",
+                f"{one.changed_layers} of {one.layers}",
+                f"{one.tune_time_s:.0f} s",
+            )
+        )
+    return table(rows) + "\n"
+
+
 def roofline_text(found: "Roofline") -> str:
     """The layers that take longest, and the network as a whole."""
     rows = [("layer", "us", "of compute", "of memory", "kernel")]
@@ -145,6 +162,8 @@ def results_text(results: "Results") -> str:
         parts.append(counts_text(results.counts))
     if results.gains:
         parts.append(gains_text(results.gains))
+    if results.tunings:
+        parts.append(tunings_text(results.tunings))
     if results.rooflines:
         rows = [("share of the roof, 1 thread", "")]
         rows += [(one.network, f"{one.share:.0%}") for one in results.rooflines]

@@ -15,6 +15,7 @@ from tests.benchmarks.contenders import OURS, Turn
 from tests.benchmarks.interleave import Schedule, Timing, best_peer, interleave, ratio
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
+from tests.benchmarks.tuning import Tuning
 
 
 @dataclass
@@ -98,6 +99,22 @@ def test_counts_are_compared_core_by_core():
     arm = [bar for bar in bars(Results(counts=counts)) if "LiteRT" in bar.name]
     assert len(arm) == 4
     assert all(bar.verdict == "ok" and bar.got == pytest.approx(2.0) for bar in arm)
+
+
+@pytest.mark.parametrize(("slowest", "verdict"), [(1.14, "ok"), (1.16, "missed")])
+def test_the_choice_by_rule_may_be_15_percent_slower_than_the_tuned_one(slowest, verdict):
+    times_s = dict.fromkeys(EIGHT, 1e-3) | {"vww": 1e-3 * slowest}
+    tunings = [
+        Tuning(name, 20.0, by_rule_s, 1e-3, ratio(timing(by_rule_s), timing(1e-3)), 1, 9)
+        for name, by_rule_s in times_s.items()
+    ]
+    results = Results(tunings=tunings)
+    bar = next(bar for bar in bars(results) if "tuned" in bar.name)
+    assert (bar.place, bar.verdict) == ("vww", verdict)
+    assert bar.got == pytest.approx(1 / slowest)
+    assert f"{slowest:.2f} to {slowest:.2f}" in report.results_text(results)
+    document = {"bars": [], **asdict(results)}
+    assert f"| {slowest:.2f} ({slowest:.2f} to {slowest:.2f}) | 1 of 9 |" in page.page(document)
 
 
 def test_all_names_exist():

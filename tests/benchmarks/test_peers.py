@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.benchmarks import arm, low_bits, machine, report, roofline
+from tests.benchmarks import arm, low_bits, machine, report, roofline, tuning
 from tests.benchmarks.compare import QUICK, THOROUGH, compare
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
@@ -40,6 +40,11 @@ def test_time_of_fewer_bits(case, is_quick, results):
 @pytest.mark.parametrize("case", low_bits.COUNTED, ids=" ".join)
 def test_instructions_of_fewer_bits(case, results):
     results.gains.append(low_bits.count_gain(*case))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_tuning(network, is_quick, results):
+    results.tunings.append(tuning.time_tuning(network, is_quick))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
