@@ -1,5 +1,6 @@
 /* --bench N: time runs, each for itself, and print them as JSON. --layers N: the same for each
- * call. */
+ * call. --repeat N: run without a clock and print nothing, so that counts of instructions repeat.
+ */
 #define _GNU_SOURCE /* POSIX calls under -std=c11 */
 #include <errno.h>
 #include <stdlib.h>
@@ -9,7 +10,28 @@
 
 #include "program.h"
 
-enum { WARM_UP_RUNS = 3, MAX_RUNS = 10000000 };
+enum { WARM_UP_RUNS = 3, MAX_RUNS = 10000000, MAX_SECONDS = 86400 };
+
+/* A warm-up that looks at the clock: at least this long, because clocks of CPUs rise within some
+ * milliseconds, until so many runs in a row are no faster by a 64th, and at most a quarter of the
+ * time that there is. */
+enum { SETTLED_RUNS = 5, WARM_UP_NS = 10000000 };
+
+/* More than the caches of most machines hold, so that touching each line evicts what they held. */
+enum { SWEEP_BYTES = 64 << 20 };
+
+typedef struct {
+  long runs;
+  uint64_t limit_ns; /* warm-up included; 0: none, and the warm-up has WARM_UP_RUNS */
+  int is_cold;
+} bench_options;
+
+/* What a benchmark did. */
+typedef struct {
+  uint64_t* times_ns;
+  size_t count;
+  size_t warm_up_count;
+} timed_runs;
 
 static uint64_t now_ns(void) {
   struct timespec now;
@@ -49,15 +71,16 @@ static uint64_t median(const uint64_t* sorted, size_t count) {
   return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
 }
 
-static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count, int threads) {
-  memcpy(sorted_ns, times_ns, count * sizeof *sorted_ns);
+static int put_times(const timed_runs* timed, uint64_t* sorted_ns, int threads) {
+  const size_t count = timed->count;
+  memcpy(sorted_ns, timed->times_ns, count * sizeof *sorted_ns);
   sort(sorted_ns, count);
   text out = {.fd = STDOUT_FILENO};
   put(&out, "{\"model\": \"");
   put(&out, HAQNAS_MODEL.name);
   put(&out, "\"");
   put_field(&out, "count", count);
-  put_field(&out, "warm_up_count", WARM_UP_RUNS);
+  put_field(&out, "warm_up_count", timed->warm_up_count);
 #ifdef HAQNAS_THREADS
   put_field(&out, "threads", (uint64_t)threads);
 #else
@@ -69,7 +92,7 @@ static int put_times(const uint64_t* times_ns, uint64_t* sorted_ns, size_t count
   put(&out, ", \"times_ns\": [");
   for (size_t i = 0; i < count; ++i) {
     if (i) put(&out, ", ");
-    put_count(&out, times_ns[i]);
+    put_count(&out, timed->times_ns[i]);
   }
   put(&out, "]}\n");
   return end_output(&out);
@@ -83,26 +106,94 @@ long read_count(const char* word, long most) {
 }
 
 static int fail_runs(const char* runs) {
-  return fail_usage("--bench and --layers take a number of runs from 1 to 10000000, but got ",
-                    runs ? runs : "nothing");
+  return fail_usage(
+      "--bench, --layers and --repeat take a number of runs from 1 to 10000000, but got ",
+      runs ? runs : "nothing");
 }
 
-int run_bench(const char* runs, int threads) {
+static int fail_memory(void) {
+  return fail(EXIT_DEVICE, "not enough memory for the times; take fewer runs", "", "");
+}
+
+/* One run in nanoseconds; `sweep` is what evicts the caches before it, or NULL. */
+static int time_run(const buffers* memory, volatile uint8_t* sweep, uint64_t* time_ns) {
+  for (size_t i = 0; sweep && i < SWEEP_BYTES; i += 64) ++sweep[i];
+  const uint64_t start_ns = now_ns();
+  const int failure = run_once(memory);
+  *time_ns = now_ns() - start_ns;
+  return failure;
+}
+
+/* Runs that are not timed; counts them. */
+static int warm_up(const buffers* memory, uint64_t limit_ns, size_t* count) {
+  const uint64_t start_ns = now_ns();
+  uint64_t least_ns = UINT64_MAX, time_ns, spent_ns = 0;
+  int failure = 0, settled = 0;
+  do {
+    failure = time_run(memory, NULL, &time_ns);
+    settled = time_ns < least_ns - least_ns / 64 ? 0 : settled + 1;
+    if (time_ns < least_ns) least_ns = time_ns;
+    ++*count;
+    spent_ns = now_ns() - start_ns;
+  } while (!failure &&
+           (limit_ns ? spent_ns < limit_ns / 4 && (settled < SETTLED_RUNS || spent_ns < WARM_UP_NS)
+                     : *count < WARM_UP_RUNS));
+  return failure;
+}
+
+static int time_runs(const buffers* memory, const bench_options* options, timed_runs* timed) {
+  volatile uint8_t* sweep = options->is_cold ? calloc(SWEEP_BYTES, 1) : NULL;
+  if (options->is_cold && !sweep) return fail_memory();
+  const uint64_t start_ns = now_ns();
+  int failure = warm_up(memory, options->limit_ns, &timed->warm_up_count);
+  do { /* at least one, however slow the device is */
+    if (!failure) failure = time_run(memory, sweep, &timed->times_ns[timed->count++]);
+  } while (!failure && timed->count < (size_t)options->runs &&
+           (!options->limit_ns || now_ns() - start_ns < options->limit_ns));
+  free((void*)sweep);
+  return failure;
+}
+
+/* `N [--seconds S] [--cold]`; the exit code after a message, or 0. */
+static int read_options(int count, char** words, bench_options* options) {
+  const char* runs = count > 0 ? words[0] : NULL;
+  if (!(options->runs = read_count(runs, MAX_RUNS))) return fail_runs(runs);
+  for (int i = 1; i < count; ++i) {
+    if (strcmp(words[i], "--cold") == 0) {
+      options->is_cold = 1;
+    } else if (strcmp(words[i], "--seconds") == 0) {
+      const long seconds = read_count(++i < count ? words[i] : NULL, MAX_SECONDS);
+      if (!seconds) return fail_usage("--seconds takes a number from 1 to 86400", "");
+      options->limit_ns = (uint64_t)seconds * 1000000000u;
+    } else {
+      return fail_usage("--bench takes one number, --seconds and --cold, but got also ", words[i]);
+    }
+  }
+  return 0;
+}
+
+int run_bench(int count, char** words, int threads) {
+  bench_options options = {0};
+  int failure = read_options(count, words, &options);
+  if (failure) return failure;
+  buffers memory = {.threads = threads};
+  failure = prepare_made_up(&memory);
+  uint64_t* times_ns = malloc((size_t)options.runs * sizeof *times_ns * 2);
+  timed_runs timed = {.times_ns = times_ns};
+  if (!failure && !times_ns) failure = fail_memory();
+  if (!failure) failure = time_runs(&memory, &options, &timed);
+  if (!failure) failure = put_times(&timed, times_ns + timed.count, threads);
+  free(times_ns);
+  release_buffers(&memory);
+  return failure;
+}
+
+int run_repeat(const char* runs, int threads) {
   const long count = read_count(runs, MAX_RUNS);
   if (!count) return fail_runs(runs);
   buffers memory = {.threads = threads};
   int failure = prepare_made_up(&memory);
-  uint64_t* times_ns = malloc((size_t)count * sizeof *times_ns * 2);
-  if (!failure && !times_ns)
-    failure = fail(EXIT_DEVICE, "not enough memory for the times; take fewer runs", "", "");
-  for (int i = 0; i < WARM_UP_RUNS && !failure; ++i) failure = run_once(&memory);
-  for (long i = 0; i < count && !failure; ++i) {
-    const uint64_t start_ns = now_ns();
-    failure = run_once(&memory);
-    times_ns[i] = now_ns() - start_ns;
-  }
-  if (!failure) failure = put_times(times_ns, times_ns + count, (size_t)count, threads);
-  free(times_ns);
+  for (long i = 0; i < count && !failure; ++i) failure = run_once(&memory);
   release_buffers(&memory);
   return failure;
 }
@@ -129,8 +220,7 @@ int run_layers(const char* runs, int threads) {
   buffers memory = {.threads = threads};
   int failure = prepare_made_up(&memory);
   uint64_t* times_ns = malloc((calls * stride + 1) * sizeof *times_ns);
-  if (!failure && !times_ns)
-    failure = fail(EXIT_DEVICE, "not enough memory for the times; take fewer runs", "", "");
+  if (!failure && !times_ns) failure = fail_memory();
   for (int i = 0; i < WARM_UP_RUNS && !failure; ++i) failure = run_once(&memory);
   for (long i = 0; i < count && !failure; ++i) {
     stopwatch watch = {now_ns(), times_ns + i, stride};

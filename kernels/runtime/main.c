@@ -16,6 +16,9 @@ static void put_usage(text* out) {
       "                run the model once for each\n"
       "  -o OUTDIR     write output0.bin, output1.bin ... there\n"
       "  --bench N     time N runs on made-up input and print one JSON object, nanoseconds\n"
+      "    --seconds S   warm up until times settle, and stop after S seconds\n"
+      "    --cold        evict the caches before each run\n"
+      "  --repeat N    run N times without a clock and print nothing, for counters\n"
 #ifdef HAQNAS_MARKED
       "  --layers N    the same for each kernel call: medians of N runs\n"
 #endif
@@ -101,9 +104,10 @@ int main(int argc, char** argv) {
 #endif
   const char* first = argc > 1 ? argv[1] : "--help";
   const int is_alone = argc <= 2;
-  if (is_word(first, "--bench")) {
-    if (argc > 3) return fail_usage("--bench takes one number, but got also ", argv[3]);
-    return run_bench(argc > 2 ? argv[2] : NULL, threads);
+  if (is_word(first, "--bench")) return run_bench(argc - 2, argv + 2, threads);
+  if (is_word(first, "--repeat")) {
+    if (argc > 3) return fail_usage("--repeat takes one number, but got also ", argv[3]);
+    return run_repeat(argc > 2 ? argv[2] : NULL, threads);
   }
 #ifdef HAQNAS_MARKED
   if (is_word(first, "--layers")) {

@@ -51,8 +51,9 @@ int prepare_made_up(
     buffers* memory); /* checks the CPU, allocates, fills the inputs with made-up values */
 
 /* The jobs; each returns the exit code. */
-int run_golden(int threads);                  /* golden.c */
-int run_bench(const char* runs, int threads); /* bench.c */
+int run_golden(int threads);                         /* golden.c */
+int run_bench(int count, char** words, int threads); /* bench.c; what stands after --bench */
+int run_repeat(const char* runs, int threads);       /* bench.c */
 #ifdef HAQNAS_MARKED
 int run_layers(const char* runs, int threads); /* bench.c */
 #endif
