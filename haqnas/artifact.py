@@ -64,7 +64,7 @@ class Artifact:
 
     def device(self, uri: str | None = None) -> Device | None:
         """The device that runs this artefact; None where nothing here can. Raises as `device_for`."""
-        return device_for(self.manifest.profile, uri, read_host_cpu())
+        return device_for(self.manifest.profile, uri, read_host_cpu(), self.manifest.threads)
 
     def run(
         self, *inputs: FloatArray, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S

@@ -25,6 +25,12 @@ class DeviceError(HaqnasError):
     code = "DEVICE"
 
 
+class ProgramError(DeviceError):
+    """The device works, but the program that it ran crashed or gave something that makes no sense."""
+
+    code = "PROGRAM"
+
+
 class VerificationError(HaqnasError):
     """An artefact is not what its manifest says, or computes something else than the reference."""
 

@@ -78,7 +78,7 @@ def check_options(
         raise ConfigurationError(
             f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
         )
-    chosen_device = device_for(profile, device, host)
+    chosen_device = device_for(profile, device, host, threads)
     if not 0 <= tune_time_s < math.inf:
         raise ConfigurationError(
             f"--tune-time is a number of seconds from 0, but got {tune_time_s}; a minute is plenty for most networks"

@@ -1,95 +1,57 @@
-"""Device: where an executable runs. One verb, `run`; failures of the device itself are DeviceError."""
+"""Device: where an executable runs. What a transport must offer, and what it gives back."""
 
-import errno
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol
 
-from haqnas.errors import DeviceError
+from haqnas.devices.fingerprint import Fingerprint
 
 # measured: wall time of the machine itself. emulated: its time means nothing, only instructions count.
 LatencyKind = Literal["measured", "emulated"]
+Files = Mapping[str, bytes]  # by path relative to the program's working folder
+
+NO_FILES: Files = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A program that ended by itself; what its exit code means is the caller's business."""
+    """A program that ended by itself; what its exit code means is the caller's business.
+
+    `files` are those of the wanted ones that it wrote.
+    """
 
     exit_code: int
     stdout: str
     stderr: str
     wall_s: float
+    files: Files = field(default_factory=dict)
 
 
 class Device(Protocol):
-    """A machine, real or emulated."""
+    """A machine, real or emulated. One that holds a connection closes it when it is collected, or at exit."""
 
     @property
     def uri(self) -> str:
-        """As given to `--device`: `local`, `qemu:cortex-a53`."""
+        """As given to `--device`: `local`, `qemu:cortex-a53`, `ssh://pi@board`."""
 
     @property
     def latency_kind(self) -> LatencyKind: ...
 
-    def run(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> Completed:
-        """Run to its end; raises DeviceError for a crash, a timeout or a device that is not there."""
+    def run(
+        self,
+        executable: Path,
+        arguments: Sequence[str],
+        timeout_s: float,
+        given: Files = NO_FILES,
+        wanted: Sequence[str] = (),
+    ) -> Completed:
+        """Run to its end in a new folder that holds the files `given`; files `wanted` are brought back.
 
+        Raises ProgramError where the program crashed, DeviceError where it did not end in time or the device failed.
+        Whatever happens, no process and no file of the run is left.
+        """
 
-def run_process(
-    command: Sequence[str], name: str, timeout_s: float, environment: Mapping[str, str] | None = None
-) -> Completed:
-    """Run `command`; `name` is what messages call it. Raises DeviceError that says in words what happened."""
-    started_s = time.perf_counter()
-    try:
-        process = subprocess.run(
-            list(command),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=None if environment is None else {**os.environ, **environment},
-        )
-    except subprocess.TimeoutExpired:
-        raise DeviceError(f"{name} did not end within {timeout_s:g} s and was stopped") from None
-    except OSError as error:
-        raise DeviceError(f"{name} cannot be started: {_explain_start(error)}") from None
-    wall_s = time.perf_counter() - started_s
-    stdout = process.stdout.decode(errors="replace")
-    stderr = process.stderr.decode(errors="replace")
-    if process.returncode < 0:
-        raise DeviceError(f"{name} {_explain_signal(-process.returncode)}{_tail(stderr)}")
-    return Completed(process.returncode, stdout, stderr, wall_s)
-
-
-def _explain_start(error: OSError) -> str:
-    if error.errno == errno.ENOEXEC:
-        return (
-            "it is built for another kind of CPU; choose a device that fits the target, such as --device qemu"
-        )
-    if error.errno == errno.EACCES:
-        return "it is not executable, or its file system is mounted noexec"
-    return error.strerror or str(error)
-
-
-def _explain_signal(number: int) -> str:
-    if number == signal.SIGILL:
-        return (
-            "executed an instruction that this CPU does not have (SIGILL); compile for a target that fits it"
-        )
-    if number == signal.SIGKILL:
-        return "was killed (SIGKILL); out of memory is the usual reason"
-    try:
-        named = signal.Signals(number).name
-    except ValueError:
-        named = f"signal {number}"
-    return f"crashed ({named}: {signal.strsignal(number) or 'unknown'})"
-
-
-def _tail(stderr: str, lines: int = 5) -> str:
-    kept = stderr.strip().splitlines()[-lines:]
-    return "; its last words: " + " | ".join(kept) if kept else ""
+    def fingerprint(self) -> Fingerprint:
+        """What is known about the machine; raises DeviceError where it cannot be reached."""

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from haqnas.devices.device import Completed, LatencyKind, run_process
+from haqnas.devices import fingerprint
+from haqnas.devices.affinity import choose_cores, reserve_cores
+from haqnas.devices.device import NO_FILES, Completed, Files, LatencyKind
+from haqnas.devices.fingerprint import (
+    Fingerprint,
+    allowed_cores,
+    describe_machine,
+    max_frequencies_hz,
+    read_facts,
+)
+from haqnas.devices.process import run_process
+from haqnas.devices.registry import DeviceRequest
+from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.hardware import ARCH_CPU_FEATURES, HostCpu
 
 # Names in /proc/cpuinfo that differ from ours.
@@ -38,14 +50,54 @@ _XFEATURE_XTILEDATA = 18
 
 @dataclass(frozen=True, slots=True)
 class LocalDevice:
-    """Runs executables as child processes of this one."""
+    """Runs executables as child processes of this one, each pinned to `threads` of the `cores`."""
 
     uri: str = "local"
+    cores: tuple[int, ...] | None = None  # None: not pinned
+    threads: int = 1
     latency_kind: LatencyKind = "measured"
 
-    def run(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> Completed:
+    def run(
+        self,
+        executable: Path,
+        arguments: Sequence[str],
+        timeout_s: float,
+        given: Files = NO_FILES,
+        wanted: Sequence[str] = (),
+    ) -> Completed:
         command = [str(executable.resolve()), *arguments]
-        return run_process(command, f"{executable.name} on this machine", timeout_s)
+        name = f"{executable.name} on this machine"
+        if self.cores is None:
+            return run_process(command, name, timeout_s, given, wanted)
+        with reserve_cores(self.cores, self.threads) as cores:
+            return run_process(command, name, timeout_s, given, wanted, cores)
+
+    def fingerprint(self) -> Fingerprint:
+        pinned_cores = None if self.cores is None else self.threads
+        return describe_machine(self.uri, read_facts(), self.cores, pinned_cores)
+
+
+def open_device(request: DeviceRequest) -> LocalDevice:
+    """`local`, `local?cores=2-3` (a program of N threads is pinned to N of them), `local?cores=any` (not pinned).
+
+    Raises DeviceError for a target of another architecture.
+    """
+    uri, profile = request.uri, request.profile
+    uri.check_options(("cores",))
+    if uri.address:
+        raise ConfigurationError(f"unknown device {uri.text!r}; this machine is local, or local?cores=0")
+    if profile.arch != request.host.arch:
+        raise DeviceError(
+            f"--device local: this machine is {request.host.arch}, the target {profile.name!r} is {profile.arch}; "
+            "use --device qemu"
+        )
+    asked = uri.options.get("cores")
+    if asked == "any":
+        return LocalDevice(uri.text, None, request.threads)
+    facts = read_facts()
+    allowed = allowed_cores(facts)
+    cores = choose_cores(allowed, max_frequencies_hz(facts), asked, request.threads, uri.text)
+    return LocalDevice(uri.text, cores or None, request.threads)
 
 
 def parse_cpuinfo(text: str, arch: str, may_use_amx: bool) -> HostCpu:
@@ -74,11 +126,7 @@ def read_host_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> HostCpu:
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """What this machine's CPU calls itself, "unknown" where it does not."""
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
-    lines = (line.partition(":") for line in text.splitlines())
-    named = (
-        value.strip() for key, _, value in lines if key.strip().lower() in {"model name", "cpu part", "uarch"}
-    )
-    return next(named, "unknown")
+    return fingerprint.cpu_name(text) or "unknown"
 
 
 def _may_use_amx() -> bool:

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from haqnas.devices.device import Completed, LatencyKind, run_process
+from haqnas.devices.device import NO_FILES, Completed, Files, LatencyKind
+from haqnas.devices.fingerprint import Fingerprint, haqnas_version
+from haqnas.devices.process import run_process
+from haqnas.devices.registry import DeviceRequest
 from haqnas.errors import DeviceError
 
 _PLUGIN_SOURCE = Path(__file__).with_name("count_instructions.c")
@@ -17,6 +20,7 @@ _MARKS_SOURCE = Path(__file__).with_name("count_marks.c")
 _MARK_LINE = re.compile(r"^haqnas-mark (\d+)$", re.MULTILINE)
 _MARK_CALLS = {"aarch64": 173, "riscv64": 173, "x86_64": 110}  # Linux's number of getppid
 _COMPILE_TIMEOUT_S = 120.0
+_VERSION_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,27 @@ class QemuDevice:
     def uri(self) -> str:
         return f"qemu:{self.cpu}"
 
-    def run(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> Completed:
-        return self._run(executable, arguments, timeout_s, ())
+    def run(
+        self,
+        executable: Path,
+        arguments: Sequence[str],
+        timeout_s: float,
+        given: Files = NO_FILES,
+        wanted: Sequence[str] = (),
+    ) -> Completed:
+        return self._run(executable, arguments, timeout_s, (), given, wanted)
+
+    def fingerprint(self) -> Fingerprint:
+        """The emulated CPU and the emulator: nothing of this machine, which the figures do not depend on."""
+        completed = run_process([self.program, "--version"], self.program, _VERSION_TIMEOUT_S)
+        lines = completed.stdout.splitlines()
+        return Fingerprint(
+            device=self.uri,
+            cpu=self.cpu,
+            arch=self.program.removeprefix("qemu-"),
+            haqnas=haqnas_version(),
+            emulator=lines[0].strip() if lines else None,
+        )
 
     def count_instructions(self, executable: Path, arguments: Sequence[str], timeout_s: float) -> int:
         """Instructions that the guest executes in the whole run; raises DeviceError."""
@@ -64,7 +87,13 @@ class QemuDevice:
         return marks
 
     def _run(
-        self, executable: Path, arguments: Sequence[str], timeout_s: float, options: Sequence[str]
+        self,
+        executable: Path,
+        arguments: Sequence[str],
+        timeout_s: float,
+        options: Sequence[str],
+        given: Files = NO_FILES,
+        wanted: Sequence[str] = (),
     ) -> Completed:
         program = shutil.which(self.program)
         if program is None:
@@ -73,12 +102,23 @@ class QemuDevice:
                 "type: apt install qemu-user"
             )
         command = [program, "-cpu", self.cpu, *options, str(executable.resolve()), *arguments]
-        completed = run_process(command, f"{executable.name} under {self.program} -cpu {self.cpu}", timeout_s)
+        name = f"{executable.name} under {self.program} -cpu {self.cpu}"
+        completed = run_process(command, name, timeout_s, given, wanted)
         if completed.exit_code == 1 and "unable to find CPU model" in completed.stderr:
             raise DeviceError(
                 f"{self.program} has no CPU model {self.cpu!r}; `{self.program} -cpu help` lists them"
             )
         return completed
+
+
+def open_device(request: DeviceRequest) -> QemuDevice:
+    """`qemu` with the CPU that the profile names, or `qemu:CPU`; raises DeviceError where it is not installed."""
+    uri, emulator = request.uri, request.profile.emulator
+    uri.check_options(())
+    program = emulator.program if emulator else f"qemu-{request.profile.arch}"
+    if shutil.which(program) is None:
+        raise DeviceError(f"--device {uri.text}: {program} is not installed; type: apt install qemu-user")
+    return QemuDevice(program, uri.address or (emulator.cpu if emulator else "max"))
 
 
 def _compile_plugin(folder: Path, source: Path) -> Path:

@@ -1,6 +1,5 @@
 """Records: float32 arrays to the raw bytes that an executable reads, and back from what it writes."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from haqnas.codegen.header import inverse_scale
 from haqnas.codegen.program import TensorInfo
 from haqnas.devices.device import Device
-from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.errors import ConfigurationError, ProgramError
 
 FloatArray: TypeAlias = NDArray[np.float32]
 RawArray: TypeAlias = NDArray[np.generic]
@@ -60,19 +59,33 @@ def run_records(
     device: Device,
     timeout_s: float,
 ) -> tuple[RawArray, ...]:
-    """Run all records in one process; gives the raw outputs (n, ...). Raises DeviceError."""
-    with tempfile.TemporaryDirectory(prefix="haqnas-") as scratch:
-        folder = Path(scratch)
-        paths = [folder / f"input{index}.bin" for index in range(len(inputs))]
-        for path, values in zip(paths, inputs, strict=True):
-            path.write_bytes(np.ascontiguousarray(values).tobytes())
-        completed = device.run(executable, (*map(str, paths), "-o", str(folder / "out")), timeout_s)
-        if completed.exit_code != 0:
-            raise DeviceError(
-                f"{executable.name} failed on {device.uri} (exit code {completed.exit_code}): "
-                f"{completed.stderr.strip()}"
-            )
-        return tuple(
-            np.fromfile(folder / "out" / f"output{index}.bin", info.dtype).reshape(-1, *info.shape[1:])
-            for index, info in enumerate(outputs)
+    """Run all records in one process; gives the raw outputs (n, ...).
+
+    Raises ProgramError where the program fails or writes something else than outputs, DeviceError.
+    """
+    given = {
+        f"input{index}.bin": np.ascontiguousarray(values).tobytes() for index, values in enumerate(inputs)
+    }
+    wanted = [f"out/output{index}.bin" for index in range(len(outputs))]
+    completed = device.run(executable, (*given, "-o", "out"), timeout_s, given, wanted)
+    if completed.exit_code != 0:
+        raise ProgramError(
+            f"{executable.name} failed on {device.uri} (exit code {completed.exit_code}): "
+            f"{completed.stderr.strip()}"
         )
+    records = len(inputs[0])
+    return tuple(
+        _read_output(completed.files.get(path), info, records, f"{path} of {executable.name} on {device.uri}")
+        for path, info in zip(wanted, outputs, strict=True)
+    )
+
+
+def _read_output(data: bytes | None, info: TensorInfo, records: int, name: str) -> RawArray:
+    shape = (records, *info.shape[1:])
+    expected_bytes = int(np.prod(shape)) * np.dtype(info.dtype).itemsize
+    if data is None or len(data) != expected_bytes:
+        got = "was not written" if data is None else f"holds {len(data)} bytes"
+        raise ProgramError(
+            f"{name} {got}, but {expected_bytes} bytes were expected; check the device's disk and connection"
+        )
+    return np.frombuffer(data, info.dtype).reshape(shape)
