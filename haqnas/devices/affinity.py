@@ -65,7 +65,7 @@ def reserve_cores(candidates: Sequence[int], count: int) -> Iterator[tuple[int, 
     A name in the abstract socket namespace stands for a core: the kernel forgets it with the process that holds it.
     """
     with ExitStack() as held:
-        free = []
+        free: list[int] = []
         for core in reversed(candidates):
             if len(free) == count:
                 break
