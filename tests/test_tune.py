@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import haqnas.tune as tuning
 from haqnas.codegen.link import choose_linker
@@ -32,7 +33,7 @@ from haqnas.tune import (
     serious,
     tune,
 )
-from tests.zoo import ZOO
+from tests.zoo import ZOO, build
 
 LAYER = Geometry("dot", 1, 64, 32, 48, (0,), 32, 0, 48, 0, 32, 0, 0, 255, 8, 8)
 
@@ -179,3 +180,23 @@ def test_a_device_that_fails_is_named(request_on, tmp_path):
 
     with pytest.raises(DeviceError, match=r"failed on scripted: no such CPU; leave --tune-time out"):
         tune(request_on(Failing("a")), tmp_path, Timings(tmp_path, {}), lambda note: None, Stopwatch(0.01))
+
+
+def test_variants_are_built_and_timed_on_this_machine(tmp_path):
+    model, inputs = build(
+        lambda: nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)), (1, 16, 6, 6)
+    )
+    quantized = quantize(normalise(trace(model, inputs)), Policy(QuantSpec.parse("w8a8")))
+    profile = find_profile("host", read_host_cpu())
+    linker = choose_linker(profile.triple)
+    request = Request(
+        integerize(calibrate(quantized, [inputs])), profile, "net", 1, linker, LocalDevice(), 0.0
+    )
+    ranked = rank_layers(lower_variants(request))
+    assert ranked
+    timings = Timings(tmp_path / "timings", {})
+    choices = tune(request, tmp_path / "work", timings, lambda note: None)
+    known = timings.known({(geometry, name) for geometry, names in ranked.items() for name in names[:2]})
+    assert len(known) == 2 * len(ranked)
+    assert all(0 < time_s < 1 for time_s in known.values())
+    assert all(name in ranked[geometry] for geometry, name in choices.items())
