@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from haqnas.errors import HaqnasError
-from haqnas.graph.batching import runs_batched
 from haqnas.graph.location import node_place
 from haqnas.graph.normalise import NORMALIZE_PASSES, normalise
 from haqnas.graph.trace import trace
+from tests.graph.batching import runs_batched
 from tests.zoo import ZOO
 
 IMAGE = (4, 8, 8)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from haqnas.graph.batching import runs_batched
 from haqnas.graph.layers import list_layers
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
+from tests.graph.batching import runs_batched
 from tests.zoo import ZOO, resnet50
 
 CANONICAL_MODULES = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
