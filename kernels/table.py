@@ -18,7 +18,7 @@ def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
     block = dot.block_channels(instructions, tile)
 
     def narrowing(g: Geometry) -> Narrowing | None:
-        return x86_rows.narrowing(g) if instructions.machine else None
+        return Narrowing.of_layer(g) if instructions.machine else None
 
     def extras(g: Geometry) -> tuple[Extra, ...]:
         p = dot.Parameter

@@ -8,8 +8,7 @@ import numpy as np
 from haqnas.kernels import finish, x86_columns, x86_depthwise, x86_general_depthwise
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, grid, parameters
-from haqnas.kernels.x86_finish import PACKED, Machine
-from haqnas.kernels.x86_rows import narrowing
+from haqnas.kernels.x86_finish import PACKED, Machine, Narrowing
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
 LARGEST_FILTER = 49  # taps; the code is unrolled over them
@@ -115,8 +114,8 @@ def sweep_row(lanes: int) -> Kernel:
         accepts=lambda g: Steps.of(g, block).fit(g, block) and sweep(g).registers <= MOST_SUMS,
         pack=lambda g, weight: x86_columns.packed(Steps.of(g, block).filters(weight), sweep(g)),
         finishes=(Finish.UINT8, Finish.FLOAT32),
-        function=lambda g, finish: x86_columns.kernel(sweep(g), finish, narrowing(g)),
-        symbol=lambda g, finish: x86_columns.symbol(sweep(g), finish, narrowing(g)),
+        function=lambda g, finish: x86_columns.kernel(sweep(g), finish, Narrowing.of_layer(g)),
+        symbol=lambda g, finish: x86_columns.symbol(sweep(g), finish, Narrowing.of_layer(g)),
         extras=extras,
         cost=lambda g: sweep(g).cost * Steps.of(g, block).blocks(g, block) / Steps.of(g, block).repeats,
         arrange=lambda g, values: _arrange(block, g, values),
@@ -177,8 +176,8 @@ def general_row(lanes: int) -> Kernel:
         accepts=accepts,
         pack=pack,
         finishes=(Finish.UINT8, Finish.FLOAT32),
-        function=lambda g, finish: x86_general_depthwise.kernel(machine, finish, narrowing(g)),
-        symbol=lambda g, finish: x86_general_depthwise.symbol(machine, finish, narrowing(g)),
+        function=lambda g, finish: x86_general_depthwise.kernel(machine, finish, Narrowing.of_layer(g)),
+        symbol=lambda g, finish: x86_general_depthwise.symbol(machine, finish, Narrowing.of_layer(g)),
         extras=extras,
         cost=cost,
         arrange=lambda g, values: values[x86_depthwise.channel_order(g.channels, block)].reshape(-1),
@@ -227,8 +226,8 @@ def tile_row(machine: Machine) -> Kernel:
         accepts=lambda g: Steps.of(g, block).fit(g, block),
         pack=lambda g, weight: x86_depthwise.pack(Steps.of(g, block).filters(weight), block, shape(g).group),
         finishes=(Finish.UINT8, Finish.FLOAT32),
-        function=lambda g, finish: x86_depthwise.kernel(shape(g), finish, narrowing(g)),
-        symbol=lambda g, finish: x86_depthwise.symbol(shape(g), finish, narrowing(g)),
+        function=lambda g, finish: x86_depthwise.kernel(shape(g), finish, Narrowing.of_layer(g)),
+        symbol=lambda g, finish: x86_depthwise.symbol(shape(g), finish, Narrowing.of_layer(g)),
         extras=extras,
         cost=lambda g: shape(g).cost * Steps.of(g, block).blocks(g, block) / Steps.of(g, block).repeats,
         arrange=lambda g, values: _arrange(block, g, values),

@@ -15,7 +15,7 @@ from haqnas.kernels.tir import (
     splat,
     store,
 )
-from haqnas.kernels.x86_finish import Clamp, Machine, Narrowing, requantized, unpacked
+from haqnas.kernels.x86_finish import EVERY_SUM, Clamp, Machine, Narrowing, requantized, unpacked
 
 TABLE_POINTERS = {"y": "uint8", "a": "uint8", "table": "uint8", "parameters": "int32"}
 _SHUFFLE = {8: "avx2.pshuf.b", 16: "avx512.pshuf.b.512"}  # by int32 in a vector
@@ -105,9 +105,8 @@ def add_kernel(machine: Machine) -> PrimFunc:
         scalars = AddScalars.read(p, scalars_at(3))
 
         def add(i: Expr, j: Expr, k: Expr) -> None:
-            store(
-                y, machine.added(load(a, j, machine.size), load(b, k, machine.size), scalars), i, machine.size
-            )
+            total = machine.added(load(a, j, machine.size), load(b, k, machine.size), scalars, EVERY_SUM)
+            store(y, total, i, machine.size)
 
         each_piece(p, 3, machine.size, add)
 

@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import ADD, CHANNELS, ZERO_POINT, Finish, Images, Pixels
+from haqnas.kernels.row import Geometry
 from haqnas.kernels.tir import AddScalars, Buffer, Expr, convert, lanes_of, load, local, splat, store
 
 PACKED = 4  # vectors of int32 that become one of bytes
@@ -74,10 +75,27 @@ class Machine:
 
     def ordered(self, value: Expr) -> Expr:
         """Undo the transposition: byte vectors of four pixels (or parts of pixels), one after the other."""
-        parts = self.lanes // 4
         words = T.reinterpret(lanes_of("int32", self.lanes), value)
-        order = [part * 4 + k for k in range(4) for part in range(parts)]
-        return T.reinterpret(lanes_of("uint8", self.size), T.Shuffle([words], order))
+        return T.reinterpret(lanes_of("uint8", self.size), T.Shuffle([words], self._order))
+
+    @property
+    def _order(self) -> list[int]:
+        parts = self.lanes // 4
+        return [part * 4 + k for k in range(4) for part in range(parts)]
+
+    def ordered_alone(self, value: Expr, s: AddScalars) -> Expr:
+        """As `ordered`, for what is interleaved next.
+
+        LLVM would merge this permutation with both interleavings into two of the bytes of two vectors (vpermt2b), each
+        three instructions inside an Intel CPU. So it must not know the order: the shift of a sum is below 256.
+        """
+        if self.lanes != 16:
+            return self.ordered(value)
+        hidden = splat(T.shift_right(s.shift, 8), self.lanes)
+        order = T.Shuffle([T.int32(k) for k in self._order], list(range(self.lanes))) + hidden
+        words = T.reinterpret(lanes_of("int32", self.lanes), value)
+        moved = self._intrinsic("int32", "avx512.permvar.si.512", words, order)
+        return T.reinterpret(lanes_of("uint8", self.size), moved)
 
     def product_sum(self, pairs: Expr, factors: Expr) -> Expr:
         """Sums of the two products of neighbouring int16, as int32."""
@@ -87,13 +105,15 @@ class Machine:
         """int32 + sums of four products of uint8 and int8 (VNNI)."""
         return self._intrinsic("int32", _DOT_BYTES[self.lanes], total, a, b)
 
-    def added(self, a: Expr, b: Expr, s: AddScalars) -> Expr:
+    def added(self, a: Expr, b: Expr, s: AddScalars, parts: "SumParts") -> Expr:
         """Two byte vectors -> their sum as bytes, by the rule of `haqnas::qadd`."""
         zero = splat(T.uint8(0), self.size)
         words = T.bitwise_or(T.shift_left(s.b_multiplier, 16), T.bitwise_and(s.a_multiplier, 0xFFFF))
         factors = T.reinterpret(lanes_of("int16", 2 * self.lanes), splat(words, self.lanes))
         half = T.shift_left(T.int32(1), s.shift - 1)
         start = half - s.a_zero_point * s.a_multiplier - s.b_zero_point * s.b_multiplier
+        if not parts.moves_late:
+            start = start + T.shift_left(s.zero_point, s.shift)
         totals = []
         for high in (False, True):
             both = unpacked(a, b, self.size, high)
@@ -103,8 +123,10 @@ class Machine:
                 )
                 total = splat(start, self.lanes) + self.product_sum(pairs, factors)
                 totals.append(T.shift_right(total, splat(s.shift, self.lanes)))
-        # Sums stay below 2**24 >> shift, which is below 2**15.
-        bytes_ = self.narrowed(totals, T.cast(s.zero_point, "int16"), saturates=True)
+        late = T.cast(s.zero_point, "int16") if parts.moves_late else None
+        bytes_ = self.narrowed(totals, late, saturates=True)
+        if not parts.clamps:
+            return bytes_
         low, high = (splat(T.cast(bound, "uint8"), self.size) for bound in (s.low, s.high))
         return T.min(T.max(bytes_, low), high)
 
@@ -114,28 +136,57 @@ AVX2 = Machine(8, False)
 
 
 @dataclass(frozen=True, slots=True)
+class SumParts:
+    """Which parts of a sum a kernel has code for."""
+
+    clamps: bool  # the least output is not 0, or the greatest not 255
+    moves_late: bool  # the zero point is added after the shift: before it, it would leave 32 bits
+
+    @classmethod
+    def of(cls, scalars: Sequence[int]) -> Self:
+        """The parts that a sum with these scalars of `haqnas::qadd` needs."""
+        shift, _, low, high = scalars[4:]
+        return cls((low, high) != (0, 255), shift > _GREATEST_EARLY_SHIFT)
+
+    @property
+    def letters(self) -> str:
+        """For names of functions."""
+        return "c" * self.clamps + "m" * self.moves_late
+
+
+# Products stay below 2**24, a zero point below 2**8.
+_GREATEST_EARLY_SHIFT = 22
+EVERY_SUM = SumParts(clamps=True, moves_late=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Narrowing:
-    """Which parts of a requantization a kernel has code for."""
+    """Which parts of a requantization, and of the sum that may follow it, a kernel has code for."""
 
     moves: bool  # the zero point is not 0
     raises: bool  # the least output is not 0
     caps: bool  # the greatest output is not 255
     may_overflow: bool  # accumulator * scale may leave the range of int32
+    sum: SumParts | None = None
 
     @classmethod
-    def of(cls, zero_point: int, low: int, high: int, is_bounded: bool) -> Self:
+    def of(cls, zero_point: int, low: int, high: int, is_bounded: bool, sum_: SumParts | None = None) -> Self:
         """The parts that a layer needs."""
-        return cls(zero_point != 0, low != 0, high != 255, not is_bounded)
+        return cls(zero_point != 0, low != 0, high != 255, not is_bounded, sum_)
+
+    @classmethod
+    def of_layer(cls, g: Geometry) -> Self:
+        """How a layer's accumulators become bytes."""
+        sum_ = SumParts.of(g.residual.scalars) if g.residual else None
+        return cls.of(g.zero_point, g.low, g.high, g.is_bounded, sum_)
 
     @property
     def suffix(self) -> str:
         """For names of functions."""
         parts = {"z": self.moves, "l": self.raises, "h": self.caps, "w": self.may_overflow}
-        return (
-            "_" + "".join(letter for letter, is_used in parts.items() if is_used)
-            if any(parts.values())
-            else ""
-        )
+        letters = "".join(letter for letter, is_used in parts.items() if is_used)
+        letters += self.sum.letters if self.sum else ""
+        return "_" + letters if letters else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +307,17 @@ class PackedEpilogue:
             places = [target + v * lanes for target in targets for v in range(self.vectors)]
             self._store(values, places, images.y, block)
             return
-        result = self.machine.ordered(requantized(self.machine, totals, factors, self.clamp))
-        if images.residual is not None:
+        transposed = requantized(self.machine, totals, factors, self.clamp)
+        if images.residual is None:
+            result = self.machine.ordered(transposed)
+        else:
+            own = self.machine.ordered_alone(transposed, self.add)
             if is_dense:
                 joined = load(images.residual, pixels.residual(members[0]), self.machine.size)
             else:
                 extra = [load(images.residual, pixels.residual(m) + block.first, self.width) for m in members]
                 joined = extra[0] if self.together == 1 else T.Shuffle(extra, list(range(self.machine.size)))
-            result = self.machine.added(result, joined, self.add)
+            result = self.machine.added(own, joined, self.add, self.clamp.narrowing.sum or EVERY_SUM)
         if is_dense:
             store(images.y, result, targets[0], self.machine.size)
             return

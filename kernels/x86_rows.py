@@ -9,11 +9,6 @@ from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 RESIDENT_WEIGHT_BYTES = 64 << 10
 
 
-def narrowing(g: Geometry) -> Narrowing:
-    """How a layer's accumulators become bytes."""
-    return Narrowing.of(g.zero_point, g.low, g.high, g.is_bounded)
-
-
 # Cycles on Sapphire Rapids: to load a tile from the first- and the second-level cache, and a step besides its products.
 LOAD, FAR_LOAD, STEP_OVERHEAD = 10, 32, 200
 NEAR_WEIGHT_BYTES, NEAR_ACT_BYTES = 24 << 10, 42 << 10  # they share 48 KB
@@ -109,8 +104,12 @@ def amx_row(step: amx.Step) -> Kernel:
         ),
         pack=lambda g, weight: amx.pack(weight, step, g.weight_bits),
         finishes=tuple(Finish),
-        function=lambda g, finish: amx.kernel(step, g.weight_bits, finish, narrowing(g), is_dense(g, finish)),
-        symbol=lambda g, finish: amx.symbol(step, g.weight_bits, finish, narrowing(g), is_dense(g, finish)),
+        function=lambda g, finish: amx.kernel(
+            step, g.weight_bits, finish, Narrowing.of_layer(g), is_dense(g, finish)
+        ),
+        symbol=lambda g, finish: amx.symbol(
+            step, g.weight_bits, finish, Narrowing.of_layer(g), is_dense(g, finish)
+        ),
         extras=extras,
         cost=cost,
         reads_packed=True,

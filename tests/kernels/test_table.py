@@ -197,7 +197,7 @@ def greatest_case(weight_bits: int, act_bits: int, width: int, rng: np.random.Ge
 
 def make_sum(zero_point: int, rng: np.random.Generator) -> tuple[int, ...]:
     """Scalars of `haqnas::qadd`: shifts short and long, also a zero point that is not the convolution's."""
-    shift = int(rng.choice([1, 8, 14, 15, 16, 20]))
+    shift = int(rng.choice([1, 8, 14, 15, 16, 20, 22, 23, 30]))
     most = min(2**15, 2**shift)
     multipliers = [int(m) for m in rng.integers(-most + 1, most, 2)]
     own = int(rng.choice([zero_point, zero_point, 77]))
