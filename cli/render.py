@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from haqnas.api import Profiled
     from haqnas.artifact import Artifact
     from haqnas.devices.latency import Latency
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
 
+MODEL_ERROR = 0.1  # of sums of kernels against whole runs, above which a profile warns
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: tables go to files and pipes unbroken
 
 
@@ -103,6 +106,45 @@ def summary_document(artifact: "Artifact") -> dict[str, Any]:
     }
 
 
+def summarise_profile(made: "Profiled") -> list[tuple[str, str]]:
+    """What a profile found, name by name."""
+    table, found = made.table, made.survey
+    made_of, model = table.provenance, table.model
+    per_call = (
+        f"{model.per_call * 1e9:.0f} ns" if made_of.unit == "ns" else f"{model.per_call:.0f} instructions"
+    )
+    warning = (
+        ""
+        if model.error <= MODEL_ERROR
+        else "; above 10 %: sums of kernels do not tell this device's latency"
+    )
+    fitted = f"mean error {model.error:.1%} over {model.num_programs} programs"
+    return [
+        ("profile", str(made.path)),
+        (
+            "kernels",
+            f"{len(table.kernels):,} ({found.measured.num_new:,} new, {made_of.kind} on {made_of.device})",
+        ),
+        ("worth choosing", ", ".join(map(str, found.legal))),
+        *(("refused", f"{spec}: {reason}") for spec, reason in found.refused.items()),
+        ("network model", f"{model.scale:.3f} x kernels + {per_call} a call; {fitted}{warning}"),
+    ]
+
+
+def profile_document(made: "Profiled") -> dict[str, Any]:
+    """The same for programs."""
+    table, found = made.table, made.survey
+    return {
+        "profile": str(made.path),
+        "kernels": len(table.kernels),
+        "new_kernels": found.measured.num_new,
+        "provenance": asdict(table.provenance),
+        "legal": [str(spec) for spec in found.legal],
+        "refused": {str(spec): reason for spec, reason in found.refused.items()},
+        "model": asdict(table.model),
+    }
+
+
 def profile_rows(profile: "HardwareProfile") -> list[tuple[str, str]]:
     """Every field of a profile."""
     emulator, machine = profile.emulator, profile.machine
@@ -113,6 +155,7 @@ def profile_rows(profile: "HardwareProfile") -> list[tuple[str, str]]:
         ("triple", profile.triple),
         ("cpu", profile.cpu),
         ("features", " ".join(profile.features) or "none beyond the cpu's"),
+        ("bits worth choosing", ", ".join(profile.bits) or "not profiled"),
         ("kernels for", ", ".join((*profile.isas, "portable"))),
         ("checked at start", ", ".join(profile.cpu_features) or "nothing"),
         ("emulator", f"{emulator.program} -cpu {emulator.cpu}" if emulator else "none"),

@@ -9,9 +9,9 @@ The public names are imported on first use, so that `import haqnas.errors` does 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haqnas.api import Artifact, Progress, compile, compile_file, load
+    from haqnas.api import Artifact, Network, Profiled, Progress, compile, compile_file, load, profile
 
-__all__ = ["Artifact", "Progress", "compile", "compile_file", "load"]
+__all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 
 
 def __getattr__(name: str) -> Any:

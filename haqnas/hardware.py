@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from haqnas.errors import ConfigurationError
+from haqnas.quantspec import QuantSpec
 
 SCHEMA = 1
 
@@ -85,6 +86,9 @@ class HardwareProfile:
     features: tuple[str, ...] = ()  # LLVM features switched on or off: "+dotprod", "-sve"
     isas: tuple[str, ...] = ()  # instruction sets whose kernels may be chosen, best first; then "portable"
     cpu_features: tuple[str, ...] = ()  # what the binary looks for at start
+    bits: tuple[
+        str, ...
+    ] = ()  # choices of a search, such as "w4a8": exact and worth choosing; none: not profiled
     emulator: Emulator | None = None
     machine: Machine = Machine()
 
@@ -111,17 +115,12 @@ class HostCpu:
 
 
 def load_profile(path: Path) -> HardwareProfile:
-    """Read one profile; raises ConfigurationError that names file, line and field, and the way out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not a profile: it must be UTF-8 text in TOML") from None
-    except OSError as error:
-        raise ConfigurationError(f"the profile {path} cannot be read: {error.strerror}") from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}; see hw_profiles/README.md") from None
+    """Read one profile without its latency table.
+
+    Raises ConfigurationError that names file, line and field, and the way out.
+    """
+    text = head_of(read_text(path))
+    document = _parse(path, text)
     if document.pop("schema", None) != SCHEMA:
         raise ConfigurationError(
             f"{_place(path, text, ('schema',))}: a profile starts with schema = {SCHEMA}; see hw_profiles/README.md"
@@ -132,6 +131,41 @@ def load_profile(path: Path) -> HardwareProfile:
         field, message = problem
         raise ConfigurationError(f"{_place(path, text, field)}: {message}")
     return profile
+
+
+def read_measured(path: Path) -> dict[str, Any] | None:
+    """The table `[measured]` of a profile as it stands in the file, None where it has none.
+
+    Raises ConfigurationError.
+    """
+    text = read_text(path)
+    if head_of(text) == text:
+        return None
+    measured = _parse(path, text).get("measured")
+    return measured if isinstance(measured, dict) else None
+
+
+def head_of(text: str) -> str:
+    """A profile's text before its latency table, which comes last and is long: most readers do not need it."""
+    found = re.search(r"^\[measured", text, re.MULTILINE)
+    return text[: found.start()] if found else text
+
+
+def read_text(path: Path) -> str:
+    """The text of a profile; raises ConfigurationError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not a profile: it must be UTF-8 text in TOML") from None
+    except OSError as error:
+        raise ConfigurationError(f"the profile {path} cannot be read: {error.strerror}") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}; see hw_profiles/README.md") from None
 
 
 def _validated(path: Path, text: str, document: Mapping[str, Any]) -> HardwareProfile:
@@ -189,6 +223,11 @@ def _contradiction(profile: HardwareProfile) -> tuple[tuple[str, ...], str] | No
         if feature not in detectable:
             legal = ", ".join(sorted(detectable))
             return ("cpu_features",), f"the runtime on {profile.arch} can look for {legal}, not {feature!r}"
+    return _contradiction_of_lists(profile)
+
+
+def _contradiction_of_lists(profile: HardwareProfile) -> tuple[tuple[str, ...], str] | None:
+    """The same for instruction sets, sizes and bits."""
     for isa in profile.isas:
         if isa not in ISA_CPU_FEATURES:
             hint = _closest(isa, ISA_CPU_FEATURES)
@@ -203,6 +242,11 @@ def _contradiction(profile: HardwareProfile) -> tuple[tuple[str, ...], str] | No
         value = getattr(profile.machine, size_field)
         if value is not None and value <= 0:
             return ("machine", size_field), f"'machine.{size_field}' must be above zero, but got {value}"
+    for bits in profile.bits:
+        try:
+            QuantSpec.parse(bits)
+        except ConfigurationError as error:
+            return ("bits",), str(error)
     return None
 
 
@@ -242,6 +286,15 @@ def host_profile(profiles: Iterable[HardwareProfile], host: HostCpu) -> Hardware
         )
 
     return min(runnable, key=rank)
+
+
+def profile_path(target: str, host: HostCpu, folder: Path | None = None) -> Path:
+    """The file of the profile called `target`, as `find_profile`."""
+    if target.endswith(".toml") or "/" in target:
+        return Path(target)
+    name = find_profile(target, host, folder).name
+    source = folder or Path(str(resources.files("haqnas.hw_profiles")))
+    return next(path for path in sorted(source.glob("*.toml")) if load_profile(path).name == name)
 
 
 def find_profile(target: str, host: HostCpu, folder: Path | None = None) -> HardwareProfile:

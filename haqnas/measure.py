@@ -36,13 +36,14 @@ from haqnas.hardware import HardwareProfile
 
 SET_NAME = "kernels"
 SET_FUNCTIONS = 24  # of one executable, about: small enough that building and running overlap
+SET_PROGRAMS = 6  # a kill loses one set
 SET_BYTES = 64 << 20  # of its constants
 RUN_TIMEOUT_S = 600.0
 EXIT_MISMATCH = 5  # of the executable
 WHOLE = "program"  # stands for the function where all calls of a program are timed together
 
 Array: TypeAlias = NDArray[np.generic]
-Note: TypeAlias = Callable[[str], None]
+Report: TypeAlias = Callable[[int, str], None]  # programs done, and what is done now
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def whole_kernel(program: Program) -> Kernel:
     return WHOLE, hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, note: Note) -> Measured:
+def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, report: Report) -> Measured:
     """Times of all kernels of all programs; what is new is put into the cache set by set, so nothing is lost.
 
     Works in `folder`. A program that does not run, or computes wrong numbers, is a failure in the result. Raises
@@ -103,12 +104,12 @@ def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, note: Note)
     running: list[Future[None]] = []
     with ThreadPoolExecutor(1) as runner:  # one: what is timed runs alone
         for number, group in enumerate(_groups(new)):
-            note(f"{_named(group)}: {num_built} of {len(new)} programs built")
+            report(len(subjects) - len(new) + num_built, f"building {_named(group)}")
             place = folder / str(number)
             running.append(runner.submit(finish, group, _build(group, bench, place), place))
             num_built += len(group)
-        note(f"the last of {len(new)} programs on {bench.device.uri}")
         for future in running:
+            report(len(subjects) - len(new) + num_built, f"measuring on {bench.device.uri}")
             future.result()
     return Measured({**known, **found}, failures, len(found))
 
@@ -129,7 +130,8 @@ def _groups(subjects: Sequence[Subject]) -> Iterator[Sequence[Subject]]:
     for subject in subjects:
         own = {function for function, _ in kernels_of(subject.program)}
         num_bytes += len(subject.program.constants)
-        if group and (len(functions | own) > SET_FUNCTIONS or num_bytes > SET_BYTES):
+        is_full = len(group) == SET_PROGRAMS or len(functions | own) > SET_FUNCTIONS or num_bytes > SET_BYTES
+        if group and is_full:
             yield group
             group, functions, num_bytes = [], set(), len(subject.program.constants)
         group.append(subject)

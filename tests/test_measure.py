@@ -14,8 +14,8 @@ from haqnas.measure import measure, whole_kernel
 from tests.measured import PROFILES, bench, canonical_network, subject, uniform_programs
 
 
-def silent(note: str) -> None:
-    del note
+def silent(done: int, note: str) -> None:
+    del done, note
 
 
 @dataclasses.dataclass

@@ -28,7 +28,9 @@ def test_mixed_policies_cost_what_their_programs_count(tmp_path, network):
     canonical, inputs = canonical_network(network)
     uniforms = uniform_programs(canonical, inputs, profile, *SPECS)
     device = bench(profile, tmp_path / "cache")
-    times = measure([subject(uniform) for uniform in uniforms], device, tmp_path / "work", print).times
+    times = measure(
+        [subject(uniform) for uniform in uniforms], device, tmp_path / "work", lambda *_: None
+    ).times
     model = fit_model([uniform.program for uniform in uniforms], times)
     assert model.error < 0.001
     prices = layer_prices(canonical, uniforms, times)
@@ -41,7 +43,7 @@ def test_mixed_policies_cost_what_their_programs_count(tmp_path, network):
     graphs = [integerize(calibrate(quantize(canonical, policy), [inputs])) for policy in policies]
     programs = [lower(graph, profile, "net") for graph in graphs]
     mixed = [Subject(str(index), program) for index, program in enumerate(programs)]
-    counted = measure(mixed, device, tmp_path / "mixed", print).times
+    counted = measure(mixed, device, tmp_path / "mixed", lambda *_: None).times
     errors = [
         prices.price(policy, model) / counted[whole_kernel(program)].amount - 1
         for policy, program in zip(policies, programs, strict=True)

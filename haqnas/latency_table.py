@@ -1,0 +1,201 @@
+"""The latency table of a profile: what each kernel takes on the target, recorded with where and how that was found.
+
+It is the last part of a profile's file, `[measured]` and below: one line a kernel, sorted, so that two profiles can be
+compared as text. docs/profiling-a-new-target.md describes every field.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from scipy.optimize import nnls
+
+from haqnas.codegen.program import Program
+from haqnas.devices.kernel_times import Kernel, KernelTime, kernels_of
+from haqnas.errors import ConfigurationError
+from haqnas.hardware import read_measured
+from haqnas.measure import WHOLE
+from haqnas.pricing import Cost, NetworkModel
+
+SCHEMA = 1
+NS_PER_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a table comes from."""
+
+    kind: Literal["measured", "emulated"]
+    unit: Literal["ns", "instructions"]
+    device: str
+    date: str  # year-month-day
+    versions: Mapping[str, str]
+    machine: Mapping[str, str] = field(default_factory=dict)  # fingerprint of the device
+    networks: tuple[str, ...] = ()  # whose kernels were recorded
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """Amounts are seconds or instructions, as `provenance.unit` says (the file holds nanoseconds)."""
+
+    provenance: Provenance
+    model: NetworkModel
+    kernels: Mapping[Kernel, KernelTime]
+    refused: Mapping[str, str] = field(default_factory=dict)  # bits that are no choice, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Of a program: `estimated` is the share of the amount that comes from kernels of other shapes."""
+
+    amount: float
+    estimated: float
+
+
+def read_table(path: Path) -> LatencyTable | None:
+    """The table of the profile `path`, None where it has none; raises ConfigurationError."""
+    document = read_measured(path)
+    if document is None:
+        return None
+    if document.pop("schema", None) != SCHEMA:
+        raise ConfigurationError(
+            f"{path}: [measured] must have schema = {SCHEMA}; make it again with haqnas profile"
+        )
+    try:
+        found = _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        (problem, *_) = error.errors(include_url=False)
+        place = ".".join(map(str, ("measured", *problem["loc"])))
+        raise ConfigurationError(
+            f"{path}: {place}: {problem['msg']}, but got {problem['input']!r}; make it again with haqnas profile"
+        ) from None
+    step = 1 / NS_PER_S if found.provenance.unit == "ns" else 1.0
+    kernels = {
+        (function, signature): KernelTime(amount * step, spread, runs)
+        for function, rows in found.kernels.items()
+        for signature, (amount, spread, runs) in rows.items()
+    }
+    model = NetworkModel(
+        found.model.scale, found.model.per_call * step, found.model.error, found.model.num_programs
+    )
+    return LatencyTable(found.provenance, model, kernels, found.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    provenance: Provenance
+    model: NetworkModel
+    refused: dict[str, str]
+    kernels: dict[str, dict[str, tuple[float, float, int]]]
+
+
+_ADAPTER = TypeAdapter(_Document)
+
+
+def table_text(table: LatencyTable) -> str:
+    """`[measured]` and below as TOML; `read_table` reads it back."""
+    step = NS_PER_S if table.provenance.unit == "ns" else 1.0
+    made_of = table.provenance
+    lines = [
+        "[measured]",
+        f"schema = {SCHEMA}",
+        "",
+        "[measured.provenance]",
+        *(f"{name} = {_text(getattr(made_of, name))}" for name in ("kind", "unit", "device", "date")),
+        f"networks = [{', '.join(map(_text, made_of.networks))}]",
+        f"versions = {_inline(made_of.versions)}",
+        f"machine = {_inline(made_of.machine)}",
+        "",
+        f"# end to end = scale * sum of kernels + per_call * calls, in {made_of.unit}; error: mean |relative error|",
+        "[measured.model]",
+        f"scale = {table.model.scale:.6f}",
+        f"per_call = {table.model.per_call * step:.4f}",
+        f"error = {table.model.error:.6f}",
+        f"num_programs = {table.model.num_programs}",
+        "",
+        "# bits that are no choice on this target, and why",
+        "[measured.refused]",
+        *(f"{_text(bits)} = {_text(reason)}" for bits, reason in sorted(table.refused.items())),
+    ]
+    functions: dict[str, list[tuple[str, KernelTime]]] = {}
+    for (function, signature), time in sorted(table.kernels.items()):
+        functions.setdefault(function, []).append((signature, time))
+    lines += [
+        "",
+        f"# signature = [{made_of.unit}, (90 % quantile - that) / that, runs]",
+        "[measured.kernels]",
+    ]
+    for function, rows in functions.items():
+        lines += ["", f"[measured.kernels.{function}]"]
+        lines += [f"{_text(signature)} = {_row(time, step)}" for signature, time in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: object) -> str:
+    """A basic string of TOML: JSON's escapes are legal there."""
+    return json.dumps(str(value))
+
+
+def _inline(values: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{_text(name)} = {_text(value)}" for name, value in sorted(values.items())) + "}"
+
+
+def _row(time: KernelTime, step: float) -> str:
+    amount = time.amount * step
+    return (
+        f"[{amount:.1f}, {time.spread:.3f}, {time.runs}]"
+        if step != 1.0
+        else f"[{amount:.0f}, 0, {time.runs}]"
+    )
+
+
+def predict(table: LatencyTable, program: Program) -> Prediction | None:
+    """End to end by the table; kernels of unknown shapes are estimated from others of the same function.
+
+    None where the table has no kernel of some function: then there is nothing to estimate from.
+    """
+    cost, estimated = Cost(), 0.0
+    for kernel in kernels_of(program):
+        known = table.kernels.get(kernel)
+        amount = known.amount if known else _estimate(table, kernel)
+        if amount is None:
+            return None
+        estimated += 0.0 if known else amount
+        cost += Cost(amount, 1)
+    return Prediction(table.model.total(cost), estimated / cost.amount if cost.amount else 0.0)
+
+
+def _estimate(table: LatencyTable, kernel: Kernel) -> float | None:
+    """constant + slope * work, fitted to the kernels of the same function by least relative squares."""
+    same = [
+        (signature, time) for (function, signature), time in table.kernels.items() if function == kernel[0]
+    ]
+    if not same:
+        return None
+    amounts = np.array([time.amount for _, time in same])
+    works = np.array([[1.0, work_of(signature)] for signature, _ in same])
+    (constant, slope), _ = nnls(works / amounts[:, None], np.ones(len(amounts)))
+    return float(constant + slope * work_of(kernel[1]))
+
+
+def work_of(signature: str) -> float:
+    """Rough number of steps that a signature stands for: the product of the numbers that count something."""
+    words = dict(word.split("=", 1) for word in signature.split() if "=" in word)
+    counted = [words[name] for name in ("rows", "columns", "channels", "length", "taps") if name in words]
+    if not counted:
+        counted = [words[name] for name in ("extents", "size", "groups", "gaps") if name in words][:1]
+    numbers = [int(part) for text in counted for part in text.replace("x", ",").split(",") if part.isdigit()]
+    return float(prod(numbers)) if numbers else 1.0
+
+
+def without_wholes(
+    times: Mapping[Kernel, KernelTime], programs: Sequence[Program]
+) -> dict[Kernel, KernelTime]:
+    """The kernels of `programs`: what a table records."""
+    wanted = {kernel for program in programs for kernel in kernels_of(program)}
+    return {kernel: time for kernel, time in times.items() if kernel in wanted and kernel[0] != WHOLE}
