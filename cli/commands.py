@@ -8,7 +8,8 @@ import click
 from haqnas.cli.doctor import examine
 from haqnas.cli.progress import show_progress
 from haqnas.cli.render import (
-    describe_latency,
+    comparison_rows,
+    latency_rows,
     print_json,
     print_lines,
     print_table,
@@ -18,6 +19,19 @@ from haqnas.cli.render import (
     summarise_profile,
     summary_document,
 )
+
+EXIT_MISSED = 3  # done, but a constraint is missed
+
+
+def _read_share(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """`1%` or `0.01`."""
+    if text is None:
+        return None
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no share; write 1% or 0.01") from None
+
 
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 device_option = click.option(
@@ -134,17 +148,78 @@ def verify_command(directory: Path, device: str | None, is_json: bool) -> None:
 @group.command("bench")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @device_option
-@click.option("--runs", default=100, show_default=True, help="Inferences to time.")
+@click.option(
+    "--precision",
+    metavar="SHARE",
+    callback=_read_share,
+    help="Measure until the 95 % interval of the median is so narrow to each side: 1% (the default) or 0.01.",
+)
+@click.option(
+    "--time-limit",
+    "limit_s",
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop then, precise or not.",
+)
+@click.option(
+    "--runs", type=int, metavar="N", help="Exactly so many inferences instead; rounds with --against."
+)
+@click.option(
+    "--sustained",
+    "sustained_s",
+    type=float,
+    metavar="SECONDS",
+    help="Without a pause; p95 once it is steady.",
+)
+@click.option("--cold", is_flag=True, help="Evict the caches before each run.")
+@click.option(
+    "--against",
+    metavar="DIR2",
+    type=click.Path(path_type=Path),
+    help="Compare with this artefact: the two take turns, and pairs of turns are compared.",
+)
 @json_option
-def bench_command(directory: Path, device: str | None, runs: int, is_json: bool) -> None:
-    """Time the artefact DIR; count instructions where its device is emulated."""
+def bench_command(
+    directory: Path,
+    device: str | None,
+    precision: float | None,
+    limit_s: float,
+    runs: int | None,
+    sustained_s: float | None,
+    cold: bool,
+    against: Path | None,
+    is_json: bool,
+) -> int:
+    """Time the artefact DIR; count instructions and model cycles where its device is emulated."""
     from haqnas.artifact import load
+    from haqnas.devices.latency import TimingPlan
 
-    latency = load(directory).bench(device, runs)
-    if is_json:
-        print_json({"artifact": str(directory), "latency": latency.to_document()})
+    _refuse_together(precision=precision, runs=runs, sustained=sustained_s)
+    _refuse_together(against=against, sustained=sustained_s)
+    plan = TimingPlan(runs, precision or 0.01, limit_s, sustained_s, "cold" if cold else "warm")
+    artifact = load(directory)
+    if against is None:
+        latency = artifact.bench(device, plan)
+        document: dict[str, object] = {"latency": latency.to_document()}
+        rows, stopped = latency_rows(latency), latency.stopped
     else:
-        print_lines([("latency", describe_latency(latency))])
+        comparison = artifact.compare(load(against), device, plan)
+        document = {"against": str(against), "comparison": comparison.to_document()}
+        rows = comparison_rows(comparison, (str(directory), str(against)))
+        stopped = comparison.stopped
+    is_missed = precision is not None and stopped not in {"precision", None}
+    if is_json:
+        print_json({"artifact": str(directory), **document, "ok": not is_missed})
+    else:
+        print_lines([*rows, *([("precision", "missed")] if is_missed else [])])
+    return EXIT_MISSED if is_missed else 0
+
+
+def _refuse_together(**options: object) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} do not go together; give one of them")
 
 
 @group.command("inspect")

@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from haqnas.api import Profiled
     from haqnas.artifact import Artifact
+    from haqnas.devices.comparison import Comparison
     from haqnas.devices.latency import Latency
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
@@ -50,12 +51,64 @@ def describe_latency(latency: "Latency | None") -> str:
         return "not measured"
     if latency.median_s is not None:
         spread = f", spread {latency.spread:.0%}" if latency.spread is not None else ""
-        return f"{_seconds(latency.median_s)} median of {latency.runs} (measured on {latency.device}{spread})"
-    return f"{latency.instructions:,} instructions (emulated on {latency.device}; no time: it would be the emulator's)"
+        return f"{_seconds(latency.median_s)} median of {latency.count:,} ({latency.kind} on {latency.device}{spread})"
+    cycles = f", {latency.cycles:,} cycles as modelled" if latency.cycles is not None else ""
+    return (
+        f"{latency.instructions:,} instructions{cycles} ({latency.kind} on {latency.device}; no time: it would be the "
+        "emulator's)"
+    )
+
+
+def latency_rows(latency: "Latency") -> list[tuple[str, str]]:
+    """All that a measurement says, one line each."""
+    rows = [("latency", describe_latency(latency))]
+    if latency.low_s is not None and latency.high_s is not None:
+        rows.append(
+            ("interval", f"{_seconds(latency.low_s)} to {_seconds(latency.high_s)} with 95 % confidence")
+        )
+    if latency.min_s is not None and latency.p90_s is not None:
+        tail = f", p95 {_seconds(latency.p95_s)}" if latency.p95_s is not None else ""
+        rows.append(
+            (
+                "runs",
+                f"least {_seconds(latency.min_s)}, p90 {_seconds(latency.p90_s)}{tail}, {latency.outliers} far out",
+            )
+        )
+    if latency.steady_after_s is not None:
+        rows.append(
+            ("steady state", f"after {latency.steady_after_s:.1f} s; the figures are of what came then")
+        )
+    if latency.caches is not None:
+        rows.append(("caches", _CACHES[latency.caches]))
+    if latency.cycle_model is not None:
+        rows.append(("cycle model", f"{latency.cycle_model}; without misses of caches and of branches"))
+    return [*rows, *(("warning", warning) for warning in latency.warnings)]
+
+
+_CACHES = {
+    "warm": "warm: runs follow each other, as in a deployment that runs without pause",
+    "cold": "cold: evicted before each run, as in a deployment that wakes now and then",
+}
+
+
+def comparison_rows(comparison: "Comparison", names: tuple[str, str]) -> list[tuple[str, str]]:
+    """Both artefacts and the verdict about the first."""
+    rows = [
+        (name, describe_latency(latency))
+        for name, latency in zip(names, (comparison.first, comparison.second), strict=True)
+    ]
+    if comparison.p_value is not None:
+        interval = f"{comparison.low:.3f} to {comparison.high:.3f} with 95 % confidence"
+        sure = f"{interval}, p = {comparison.p_value:.2g}, {comparison.rounds} rounds"
+        rows.append(("ratio", f"{comparison.ratio:.3f} ({sure})"))
+    warnings = dict.fromkeys((*comparison.first.warnings, *comparison.second.warnings))
+    return [*rows, ("verdict", comparison.verdict), *(("warning", warning) for warning in warnings)]
 
 
 def _seconds(value_s: float) -> str:
-    return f"{value_s * 1e3:.3f} ms" if value_s >= 1e-3 else f"{value_s * 1e6:.1f} us"
+    if value_s >= 1e-3:
+        return f"{value_s * 1e3:.3f} ms"
+    return f"{value_s * 1e6:.1f} us" if value_s >= 1e-5 else f"{value_s * 1e6:.3f} us"
 
 
 def describe_accuracy(accuracy: "Accuracy | None") -> str:

@@ -19,8 +19,9 @@ import torch
 
 from haqnas.codegen.program import TensorInfo
 from haqnas.devices.choose import device_for
+from haqnas.devices.comparison import Comparison, compare_latency
 from haqnas.devices.device import Device
-from haqnas.devices.latency import Latency, measure_latency
+from haqnas.devices.latency import DEFAULT_PLAN, Latency, TimingPlan, measure_latency
 from haqnas.devices.local import read_host_cpu
 from haqnas.devices.records import FloatArray, RawArray, dequantize, quantize_inputs, run_records
 from haqnas.errors import ConfigurationError, DeviceError, VerificationError
@@ -78,11 +79,32 @@ class Artifact:
         raw = run_records(self.executable, records, infos, self._required_device(device), timeout_s)
         return tuple(dequantize(values, info) for values, info in zip(raw, infos, strict=True))
 
-    def bench(self, device: str | None = None, runs: int = 100, timeout_s: float = RUN_TIMEOUT_S) -> Latency:
-        """Measure on the device: time, or instructions where it is emulated. Raises DeviceError."""
-        if runs < 1:
-            raise ConfigurationError(f"the number of runs must be at least 1, but got {runs}")
-        return measure_latency(self.executable, self._required_device(device), runs, timeout_s)
+    def bench(
+        self, device: str | None = None, plan: TimingPlan = DEFAULT_PLAN, timeout_s: float = RUN_TIMEOUT_S
+    ) -> Latency:
+        """Measure on the device: time, or instructions and cycles where it is emulated. Raises DeviceError."""
+        chosen = self._required_device(device)
+        return measure_latency(self.executable, chosen, plan, timeout_s, self.manifest.threads)
+
+    def compare(
+        self,
+        other: "Artifact",
+        device: str | None = None,
+        plan: TimingPlan = DEFAULT_PLAN,
+        timeout_s: float = RUN_TIMEOUT_S,
+    ) -> Comparison:
+        """How this artefact stands against `other`, on one device that runs both, turn by turn.
+
+        Raises ConfigurationError where one device cannot run both, DeviceError where it fails.
+        """
+        chosen, others = self._required_device(device), other._required_device(device)
+        if chosen.uri != others.uri:
+            raise ConfigurationError(
+                f"a comparison runs on one device, but {self.directory} runs on {chosen.uri} and {other.directory} on "
+                f"{others.uri}; name one that runs both with --device"
+            )
+        threads = (self.manifest.threads, other.manifest.threads)
+        return compare_latency(self.executable, other.executable, chosen, plan, timeout_s, threads)
 
     def verify(self, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Check, ...]:
         """Check files, reference and binary; raises VerificationError at the first difference."""

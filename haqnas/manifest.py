@@ -19,7 +19,7 @@ from haqnas.errors import VerificationError
 from haqnas.evaluate import Accuracy
 from haqnas.hardware import HardwareProfile
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 _HASH_FIELD = "manifest_sha256"
 

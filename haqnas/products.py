@@ -11,14 +11,14 @@ from haqnas.artifact import Artifact
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.link import is_first_use, link_archive, link_executable, link_tvm_library
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
-from haqnas.devices.latency import measure_latency
+from haqnas.devices.latency import TimingPlan, measure_latency
 from haqnas.devices.records import run_records
 from haqnas.layer_rows import layer_rows
 from haqnas.manifest import Manifest, Sizes
 from haqnas.options import Options
 from haqnas.stages import Compiled, Report
 
-BENCH_RUNS = 30
+BENCH_RUNS = 30  # in passing: `haqnas bench` measures until it is sure
 RUN_TIMEOUT_S = 1800.0  # of the golden inputs: a large network under an emulator
 
 
@@ -57,7 +57,7 @@ def link_and_save(
             given, compiled.golden_outputs, manifest, "the executable", "the integer graph"
         )
         if options.device.latency_kind == "measured":
-            latency = measure_latency(executable, options.device, BENCH_RUNS, RUN_TIMEOUT_S)
+            latency = measure_latency(executable, options.device, TimingPlan(runs=BENCH_RUNS), RUN_TIMEOUT_S)
             manifest = replace(manifest, latency=latency)
     report("save", str(directory))
     _stage_data(options, compiled, work, staged)

@@ -17,6 +17,7 @@ from torch import nn
 
 import haqnas
 from haqnas import artifact as artefacts
+from haqnas.devices.latency import TimingPlan
 from haqnas.errors import ConfigurationError, DeviceError, VerificationError
 from haqnas.layer_rows import rows_in_binary
 from haqnas.manifest import Manifest, decode_manifest, encode_manifest
@@ -238,7 +239,7 @@ def test_without_the_executable_the_binary_is_reported_as_not_run(tmp_path: Path
 def test_binary_without_execute_permission_is_told(copied: haqnas.Artifact) -> None:
     copied.executable.chmod(stat.S_IRUSR)
     with pytest.raises(DeviceError, match="not executable"):
-        copied.bench(runs=1)
+        copied.bench(plan=TimingPlan(runs=1))
 
 
 # Running
@@ -275,10 +276,15 @@ def test_wrong_number_of_inputs_is_refused(host: haqnas.Artifact) -> None:
 
 
 def test_bench_counts_its_runs(host: haqnas.Artifact) -> None:
-    latency = host.bench(runs=7)
-    assert (latency.kind, latency.runs) == ("measured", 7)
+    latency = host.bench(plan=TimingPlan(runs=7))
+    assert (latency.kind, latency.count) == ("measured", 7)
     assert latency.median_s is not None
     assert 0 < latency.median_s < 1
+
+
+def test_comparison_needs_one_device_for_both(host: haqnas.Artifact, arm: haqnas.Artifact) -> None:
+    with pytest.raises(ConfigurationError, match="runs on one device"):
+        host.compare(arm)
 
 
 def test_executable_is_small_and_static(host: haqnas.Artifact) -> None:

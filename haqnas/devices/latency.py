@@ -1,16 +1,64 @@
-"""Latency of an executable on a device: measured time, or counted instructions where the device is emulated."""
+"""Latency of an executable on a device: measured time and its interval, or counted work where it is emulated."""
 
 import json
-import statistics
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Literal
 
 from haqnas.devices.device import Device, LatencyKind
 from haqnas.devices.qemu import QemuDevice
-from haqnas.errors import DeviceError
+from haqnas.devices.statistics import Summary, steady_start, summarise, summarise_batches
+from haqnas.errors import ConfigurationError, DeviceError
 
-_COUNTED_RUNS = 4  # instruction counts do not vary, so a few runs give the exact figure
+Caches = Literal["warm", "cold"]
+# Why a measurement ended: the interval is as narrow as asked, or time or runs were used up.
+Stopped = Literal["precision", "time", "runs"]
+
+FIRST_RUNS = 100
+BATCH_S = 0.25  # of runs in one process
+MOST_RUNS = 1_000_000  # of all processes
+MOST_BATCH_RUNS = 50_000  # what one process prints stays below a megabyte
+SUSTAINED_BATCH_S = 1.0
+LEAST_SUSTAINED_S = 5.0
+_MANY_OUTLIERS = 0.02  # of the runs
+
+
+@dataclass(frozen=True, slots=True)
+class TimingPlan:
+    """How long is measured.
+
+    `runs`: exactly so many, in one process. Otherwise until the 95 % interval of the median is at most `precision` to
+    each side, as a share of the median, or for `limit_s`. `sustained_s`: so long without a pause, and what counts is
+    the time after the steady state began.
+    """
+
+    runs: int | None = None
+    precision: float = 0.01
+    limit_s: float = 10.0
+    sustained_s: float | None = None
+    caches: Caches = "warm"
+
+    def __post_init__(self) -> None:
+        if self.runs is not None and not 1 <= self.runs <= MOST_RUNS:
+            raise ConfigurationError(
+                f"the number of runs must be at least 1 and at most {MOST_RUNS:,}, but got {self.runs:,}"
+            )
+        if not 0 < self.precision < 1:
+            raise ConfigurationError(
+                f"the precision must be between 0 and 1 (0.01: 1 %), but got {self.precision:g}"
+            )
+        if not 0 < self.limit_s <= 86400:
+            raise ConfigurationError(f"the time limit must be 0 to 86400 s, but got {self.limit_s:g}")
+        if self.sustained_s is not None and not LEAST_SUSTAINED_S <= self.sustained_s <= 86400:
+            raise ConfigurationError(
+                f"a sustained measurement takes {LEAST_SUSTAINED_S:g} to 86400 s, but got {self.sustained_s:g}"
+            )
+
+
+DEFAULT_PLAN = TimingPlan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,45 +67,174 @@ class Latency:
 
     kind: LatencyKind
     device: str
-    runs: int
+    count: int  # runs that the figures come from
     median_s: float | None = None
     min_s: float | None = None
     p90_s: float | None = None
+    p95_s: float | None = None  # of a sustained measurement
     spread: float | None = None  # (90th - 10th percentile) / median
+    low_s: float | None = None  # the median lies between low_s and high_s with 95 % confidence
+    high_s: float | None = None
+    outliers: int | None = None  # runs far slower than the others; counted, never dropped
+    caches: Caches | None = None  # warm: runs follow each other; cold: evicted before each
+    stopped: Stopped | None = None
+    steady_after_s: float | None = None  # of a sustained measurement
     instructions: int | None = None  # executed by the guest for one inference
+    cycles: int | None = None  # of the modelled core: see docs/timing.md for what the model leaves out
+    cycle_model: str | None = None  # what `cycles` were computed with
+    warnings: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """For JSON: fields that are known."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def measure_latency(executable: Path, device: Device, runs: int, timeout_s: float) -> Latency:
-    """Time `runs` inferences, or count the instructions of one; raises DeviceError."""
+def measure_latency(
+    executable: Path,
+    device: Device,
+    plan: TimingPlan,
+    timeout_s: float,
+    threads: int = 1,
+    clock: Callable[[], float] = monotonic,
+) -> Latency:
+    """Time inferences as `plan` says, or count the work of one where the device is emulated.
+
+    `threads`: that the executable was built for. `timeout_s`: of one process. Raises DeviceError.
+    """
     if isinstance(device, QemuDevice):
-        return _count(executable, device, timeout_s)
-    completed = device.run(executable, ("--bench", str(runs)), timeout_s)
+        return _count(executable, device, timeout_s, threads)
+    if plan.sustained_s is not None:
+        return _sustain(executable, device, plan, timeout_s, clock)
+    if plan.runs is not None:
+        times_s = run_batch(executable, device, plan.runs, timeout_s, plan.caches, timeout_s)
+        stopped: Stopped = "runs" if len(times_s) >= plan.runs else "time"
+        return to_latency(summarise(times_s), device.uri, plan.caches, stopped)
+    return _repeat(executable, device, plan, timeout_s, clock)
+
+
+def run_batch(
+    executable: Path, device: Device, runs: int, limit_s: float, caches: Caches, timeout_s: float
+) -> tuple[float, ...]:
+    """Seconds of at most `runs` runs in one process, which stops after about `limit_s`; raises DeviceError."""
+    seconds = max(1, min(86400, math.ceil(limit_s)))
+    cold = ("--cold",) if caches == "cold" else ()
+    completed = device.run(
+        executable, ("--bench", str(runs), "--seconds", str(seconds), *cold), timeout_s + seconds
+    )
     if completed.exit_code != 0:
         raise DeviceError(f"{executable.name} --bench failed on {device.uri}: {completed.stderr.strip()}")
-    times_s = _read_times(completed.stdout, executable.name)
-    return summarise(times_s, device.uri)
+    return _read_times(completed.stdout, executable.name)
 
 
-def summarise(times_s: tuple[float, ...], device: str) -> Latency:
-    """The order statistics of measured times."""
-    ordered = sorted(times_s)
-    median_s = statistics.median(ordered)
-    low_s, high_s = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.1, 0.9))
-    spread = (high_s - low_s) / median_s if median_s > 0 else 0.0
-    return Latency("measured", device, len(ordered), median_s, ordered[0], high_s, spread)
+def next_runs(median_s: float, batch_s: float) -> int:
+    """How many runs take about `batch_s`."""
+    return max(1, min(MOST_BATCH_RUNS, int(batch_s / median_s) if median_s > 0 else FIRST_RUNS))
 
 
-def _count(executable: Path, device: QemuDevice, timeout_s: float) -> Latency:
-    """Two run lengths: their difference leaves out the start, loading and printing of the program."""
-    few, many = (
-        device.count_instructions(executable, ("--bench", str(runs)), timeout_s)
-        for runs in (1, 1 + _COUNTED_RUNS)
+def _repeat(
+    executable: Path, device: Device, plan: TimingPlan, timeout_s: float, clock: Callable[[], float]
+) -> Latency:
+    """Process after process until the interval is narrow enough, or time or runs are used up."""
+    deadline = clock() + plan.limit_s
+    batches: list[tuple[float, ...]] = []
+    runs = FIRST_RUNS
+    while True:
+        left_s = max(1.0, min(deadline - clock(), 4 * BATCH_S))
+        batches.append(run_batch(executable, device, runs, left_s, plan.caches, timeout_s))
+        summary = summarise_batches(batches)
+        if _half_width(summary) <= plan.precision:
+            return to_latency(summary, device.uri, plan.caches, "precision")
+        if clock() >= deadline or summary.count >= MOST_RUNS:
+            stopped: Stopped = "time" if clock() >= deadline else "runs"
+            latency = to_latency(summary, device.uri, plan.caches, stopped)
+            return replace(latency, warnings=(*latency.warnings, _imprecise(summary, plan)))
+        runs = next_runs(summary.median, BATCH_S)
+
+
+def _half_width(summary: Summary) -> float:
+    return math.inf if summary.interval is None else summary.interval.half_width(summary.median)
+
+
+def _imprecise(summary: Summary, plan: TimingPlan) -> str:
+    found = "unknown" if summary.interval is None else f"+-{_half_width(summary):.1%}"
+    return (
+        f"the interval is {found}, not +-{plan.precision:.1%}, after {summary.count:,} runs in {plan.limit_s:g} s; "
+        "measure on a quieter machine, give it more time (--time-limit), or ask for less (--precision)"
     )
-    return Latency("emulated", device.uri, _COUNTED_RUNS, instructions=round((many - few) / _COUNTED_RUNS))
+
+
+def _sustain(
+    executable: Path, device: Device, plan: TimingPlan, timeout_s: float, clock: Callable[[], float]
+) -> Latency:
+    """Without pause for the whole time; what counts comes after the steady state began."""
+    assert plan.sustained_s is not None
+    start_s, runs = clock(), FIRST_RUNS
+    batches: list[tuple[float, ...]] = []
+    ends_s: list[float] = []
+    while clock() - start_s < plan.sustained_s:
+        batches.append(run_batch(executable, device, runs, SUSTAINED_BATCH_S, plan.caches, timeout_s))
+        ends_s.append(clock() - start_s)
+        runs = next_runs(summarise(batches[-1]).median, SUSTAINED_BATCH_S)
+    first = steady_start(batches)
+    kept = batches[len(batches) // 2 if first is None else first :]
+    summary = summarise_batches(kept)
+    latency = replace(to_latency(summary, device.uri, plan.caches, "time"), p95_s=summary.p95)
+    if first is None:
+        warning = (
+            f"no steady state within {plan.sustained_s:g} s: the figures are of the second half; "
+            "give it more time (--sustained)"
+        )
+        return replace(latency, warnings=(*latency.warnings, warning))
+    return replace(latency, steady_after_s=ends_s[first - 1] if first else 0.0)
+
+
+def to_latency(summary: Summary, device: str, caches: Caches, stopped: Stopped) -> Latency:
+    """What is reported of measured times in seconds."""
+    interval = summary.interval
+    return Latency(
+        kind="measured",
+        device=device,
+        count=summary.count,
+        median_s=summary.median,
+        min_s=summary.minimum,
+        p90_s=summary.p90,
+        spread=summary.spread,
+        low_s=interval.low if interval else None,
+        high_s=interval.high if interval else None,
+        outliers=summary.outliers.count,
+        caches=caches,
+        stopped=stopped,
+        warnings=_warnings(summary),
+    )
+
+
+def _warnings(summary: Summary) -> tuple[str, ...]:
+    told = []
+    outliers, drift = summary.outliers, summary.drift
+    if outliers.share > _MANY_OUTLIERS:
+        told.append(
+            f"{outliers.count:,} of {summary.count:,} runs took far longer than the others, the longest "
+            f"{outliers.greatest / summary.median:.0f} times the median: other work preempts this one; the median is "
+            "hardly moved, but a quieter machine gives a better figure"
+        )
+    if drift is not None:
+        way, cause = ("rose", "throttles") if drift.change > 0 else ("fell", "was still speeding up")
+        told.append(
+            f"times {way} by {abs(drift.change):.0%} from the first third of the runs to the last: the CPU {cause}, or "
+            "the load of the machine changed; fix its clock (governor `performance`), let it cool, or measure the "
+            "steady state (--sustained 60)"
+        )
+    return tuple(told)
+
+
+def _count(executable: Path, device: QemuDevice, timeout_s: float, threads: int) -> Latency:
+    """Two runs and one: their difference leaves out the start of the program, and is exact."""
+    alone = ("--threads", "1") if threads > 1 else ()  # waiting threads would be counted too
+    once, twice = (
+        device.count_instructions(executable, ("--repeat", str(runs), *alone), timeout_s) for runs in (1, 2)
+    )
+    warnings = (f"counted on one thread, of {threads} that the program may use",) if alone else ()
+    return Latency("emulated", device.uri, 1, instructions=twice - once, warnings=warnings)
 
 
 def _read_times(stdout: str, name: str) -> tuple[float, ...]:
@@ -66,6 +243,6 @@ def _read_times(stdout: str, name: str) -> tuple[float, ...]:
         times_s = tuple(float(time_ns) * 1e-9 for time_ns in times_ns)
     except (ValueError, KeyError, TypeError):
         raise DeviceError(f"{name} --bench printed no times: {stdout[:200]!r}") from None
-    if not times_s:
-        raise DeviceError(f"{name} --bench made no runs")
+    if not times_s or not all(0 < time_s < math.inf for time_s in times_s):
+        raise DeviceError(f"{name} --bench printed times that cannot be: {stdout[:200]!r}")
     return times_s

@@ -6,7 +6,7 @@ hundred times the others, so everything here is made of ranks: no mean, no stand
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 LEAST_SAMPLES = 6  # with fewer no interval of the median reaches 95 %
 # Far out by Tukey's rule, and by more than this share of the median: clocks tick, so the middle half may be one value.
-_FAR_QUARTILES, _LEAST_OUTLIER = 3.0, 0.05
+_FAR_QUARTILES, _LEAST_OUTLIER = 3.0, 0.25
 # A drift is told where chance explains it less than once in a thousand runs and it is large enough to matter.
 DRIFT_CHANCE, LEAST_DRIFT = 1e-3, 0.03
 _UNSTEADY_CHANCE = 0.05  # while a steady state is looked for, a false alarm costs only some samples
@@ -106,6 +106,20 @@ def summarise(samples: Sequence[float]) -> Summary:
     )
 
 
+def summarise_batches(batches: Sequence[Sequence[float]]) -> Summary:
+    """The same of samples from several processes; raises ValueError for none.
+
+    Where a process lies in memory changes all of its samples, so a process counts once: the interval is that of the
+    medians of processes, widened to what the samples leave open. None for fewer than LEAST_SAMPLES processes.
+    """
+    summary = summarise([value for batch in batches for value in batch])
+    of_medians = median_interval([float(np.median(batch)) for batch in batches])
+    if of_medians is None or summary.interval is None:
+        return replace(summary, interval=None)
+    low, high = min(of_medians.low, summary.interval.low), max(of_medians.high, summary.interval.high)
+    return replace(summary, interval=Interval(low, high))
+
+
 def median_interval(samples: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval | None:
     """Of the median, by order statistics: no assumption about the distribution. None where samples are too few.
 
@@ -173,12 +187,19 @@ def find_drift(samples: Sequence[float] | Values, chance: float = DRIFT_CHANCE) 
 
 
 def steady_start(groups: Sequence[Sequence[float]]) -> int | None:
-    """The first group from which on nothing drifts, at least half of the groups; None where there is none."""
-    for start in range(len(groups) // 2 + 1):
-        rest = [value for group in groups[start:] for value in group]
-        if rest and find_drift(rest, _UNSTEADY_CHANCE) is None:
-            return start
-    return None
+    """The first group of the steady state; None where the second half still drifts.
+
+    The second half says what is steady; of the first, groups stay that come after the last one whose median is further
+    than LEAST_DRIFT from it.
+    """
+    half = len(groups) // 2
+    settled = [value for group in groups[half:] for value in group]
+    if not settled or find_drift(settled, _UNSTEADY_CHANCE) is not None:
+        return None
+    level = float(np.median(settled))
+    medians = [float(np.median(group)) for group in groups[:half]]
+    away = [index for index, median in enumerate(medians) if abs(median - level) >= LEAST_DRIFT * level]
+    return away[-1] + 1 if away else 0
 
 
 def compare_pairs(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Ratio:

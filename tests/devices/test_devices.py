@@ -9,7 +9,7 @@ import pytest
 
 from haqnas.devices import qemu
 from haqnas.devices.choose import device_for
-from haqnas.devices.latency import measure_latency, summarise
+from haqnas.devices.latency import TimingPlan, measure_latency
 from haqnas.devices.local import LocalDevice, parse_cpuinfo, read_host_cpu
 from haqnas.devices.qemu import QemuDevice
 from haqnas.errors import ConfigurationError, DeviceError
@@ -30,7 +30,7 @@ int main(int count, char** words) {
   if (!strcmp(word, "hang")) sleep(60);
   if (!strcmp(word, "fail")) { fputs("wrong input\n", stderr); return 5; }
   volatile int sum = 0;
-  const int runs = !strcmp(word, "--bench") ? atoi(words[2]) : 0;
+  const int runs = !strcmp(word, "--repeat") ? atoi(words[2]) : 0;
   for (int i = 0; i < 1000 * runs; ++i) sum += i;
   printf("{\"times_ns\": [4000, 1000, 2000, 3000]}\n");
   return 0;
@@ -108,14 +108,14 @@ def test_qemu_without_the_cpu_model_says_how_to_list_them(arm_program: Path) -> 
 @pytest.mark.arm
 def test_instruction_counts_grow_with_the_work_and_do_not_vary(arm_program: Path) -> None:
     device = QemuDevice("qemu-aarch64", "cortex-a53")
-    counts = [device.count_instructions(arm_program, ["--bench", runs], 10.0) for runs in ("1", "2", "2")]
+    counts = [device.count_instructions(arm_program, ["--repeat", runs], 10.0) for runs in ("1", "2", "2")]
     assert counts[1] == counts[2]
     assert 3000 <= counts[1] - counts[0] <= 10000  # 1000 turns of a loop with a load, an add and a store
 
 
 @pytest.mark.arm
 def test_emulated_latency_has_instructions_and_no_time(arm_program: Path) -> None:
-    latency = measure_latency(arm_program, QemuDevice("qemu-aarch64", "cortex-a53"), 100, 10.0)
+    latency = measure_latency(arm_program, QemuDevice("qemu-aarch64", "cortex-a53"), TimingPlan(), 10.0)
     assert latency.kind == "emulated"
     assert latency.median_s is None
     assert latency.instructions is not None
@@ -123,15 +123,11 @@ def test_emulated_latency_has_instructions_and_no_time(arm_program: Path) -> Non
 
 
 def test_measured_latency_is_the_order_statistics_of_the_times(program: Path) -> None:
-    latency = measure_latency(program, LocalDevice(), 4, 10.0)
-    assert (latency.kind, latency.device, latency.runs) == ("measured", "local", 4)
+    latency = measure_latency(program, LocalDevice(), TimingPlan(runs=4), 10.0)
+    assert (latency.kind, latency.device, latency.count) == ("measured", "local", 4)
     assert latency.median_s == pytest.approx(2.5e-6)
     assert latency.min_s == pytest.approx(1e-6)
     assert latency.instructions is None
-
-
-def test_spread_of_equal_times_is_zero() -> None:
-    assert summarise((1e-3,) * 5, "local").spread == 0.0
 
 
 def test_missing_emulator_says_what_to_type(program: Path) -> None:
