@@ -31,6 +31,12 @@ class ProgramError(DeviceError):
     code = "PROGRAM"
 
 
+class DeviceSetAsideError(DeviceError):
+    """The device failed so often in a row that nothing more is tried on it."""
+
+    code = "DEVICE_SET_ASIDE"
+
+
 class VerificationError(HaqnasError):
     """An artefact is not what its manifest says, or computes something else than the reference."""
 

@@ -51,11 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in slow]
 
 
-def require_program(program: str) -> str:
-    """Path of an emulator, or the skip (failure under CI) that the rule above asks for."""
-    path = shutil.which(program)
+def require_program(program: str, package: str = "qemu-user", places: str | None = None) -> str:
+    """Path of a program of a Debian package, or the skip (failure under CI) that the rule above asks for."""
+    path = shutil.which(program, path=places)
     if path is None:
-        reason = f"{program} is not installed (Debian, Ubuntu: apt install qemu-user)"
+        reason = f"{program} is not installed (Debian, Ubuntu: apt install {package})"
         if os.environ.get("CI"):
             pytest.fail(reason + "; with CI set this is a failure", pytrace=False)
         pytest.skip(reason)

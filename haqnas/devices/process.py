@@ -10,13 +10,24 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from haqnas.devices.affinity import pinned_to
 from haqnas.devices.device import NO_FILES, Completed, Files
 from haqnas.errors import DeviceError, ProgramError
 
 MAX_FILE_BYTES = 1 << 30  # that a program may write: one that runs wild must not fill the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that is gone; `exit_code` is minus the number of the signal that ended it."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: str
 
 
 def run_process(
@@ -36,14 +47,20 @@ def run_process(
         folder.mkdir()
         place_files(folder, given, name)
         started_s = time.perf_counter()
-        exit_code = _run(command, name, timeout_s, folder, outside, cores)
+        ended = _run(command, name, timeout_s, folder, outside, cores)
         wall_s = time.perf_counter() - started_s
-        stdout = (outside / "stdout").read_bytes().decode(errors="replace")
-        stderr = (outside / "stderr").read_bytes().decode(errors="replace")
-        if exit_code < 0:
-            raise ProgramError(f"{name} {explain_signal(-exit_code)}{last_words(stderr)}")
+        if ended.exit_code < 0:
+            raise ProgramError(f"{name} {explain_signal(-ended.exit_code)}{last_words(ended.stderr)}")
         files = {path: (folder / path).read_bytes() for path in wanted if (folder / path).is_file()}
-        return Completed(exit_code, stdout, stderr, wall_s, files)
+        return Completed(ended.exit_code, ended.stdout.decode(errors="replace"), ended.stderr, wall_s, files)
+
+
+def run_client(command: Sequence[str], name: str, timeout_s: float, stdin: bytes = b"") -> Ended:
+    """Run a program of this machine that talks to a device; raises DeviceError where it does not end in time."""
+    with tempfile.TemporaryDirectory(prefix="haqnas-") as scratch:
+        place_files(Path(scratch), {"stdin": stdin}, name)
+        with Path(scratch, "stdin").open("rb") as source:
+            return _run(command, name, timeout_s, Path(scratch), Path(scratch), None, source)
 
 
 def place_files(folder: Path, given: Files, name: str) -> None:
@@ -65,14 +82,15 @@ def _run(
     folder: Path,
     outside: Path,
     cores: Sequence[int] | None,
-) -> int:
-    """The exit code, or minus the number of the signal that ended it."""
-    with (outside / "stdout").open("wb") as stdout, (outside / "stderr").open("wb") as stderr:
+    source: BinaryIO | None = None,
+) -> Ended:
+    out, err = outside / "stdout", outside / "stderr"
+    with out.open("wb") as stdout, err.open("wb") as stderr:
         try:
             with pinned_to(cores):
                 process = subprocess.Popen(
                     list(command),
-                    stdin=subprocess.DEVNULL,
+                    stdin=source or subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
                     cwd=folder,
@@ -83,11 +101,13 @@ def _run(
         try:
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
-            if not _ends_within(process, timeout_s):
-                raise DeviceError(f"{name} did not end within {timeout_s:g} s and was stopped")
+            has_ended = _ends_within(process, timeout_s)
         finally:
             _end_session(process)
-    return process.returncode
+    words = err.read_bytes().decode(errors="replace")
+    if not has_ended:
+        raise DeviceError(f"{name} did not end within {timeout_s:g} s and was stopped{last_words(words)}")
+    return Ended(process.returncode, out.read_bytes(), words)
 
 
 def _ends_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

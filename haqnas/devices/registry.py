@@ -59,6 +59,8 @@ _OURS = tuple(
     for scheme, value in (
         ("local", "haqnas.devices.local:open_device"),
         ("qemu", "haqnas.devices.qemu:open_device"),
+        ("ssh", "haqnas.devices.ssh:open_device"),
+        ("tvm-rpc", "haqnas.devices.tvm_rpc:open_device"),
     )
 )
 
