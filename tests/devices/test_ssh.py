@@ -288,6 +288,7 @@ def test_board_that_never_answers_a_run_is_given_up(
     odd_board: SshServer, actor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("haqnas.devices.ssh._MARGIN_S", 2.0)
+    monkeypatch.setattr(ssh_connection, "_CLOSE_S", 0.5)
     behave_as(odd_board, 'case "$SSH_ORIGINAL_COMMAND" in *setsid*) exec sleep 60;; *) '
               'eval "$SSH_ORIGINAL_COMMAND";; esac')  # fmt: skip
     with pytest.raises(DeviceError, match=r"does not answer: actor .* did not end within 3 s"):
