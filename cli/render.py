@@ -49,6 +49,13 @@ def describe_latency(latency: "Latency | None") -> str:
     """One line that says what the figure is."""
     if latency is None:
         return "not measured"
+    if latency.kind == "predicted":
+        unit = (
+            f"{latency.instructions:,} instructions"
+            if latency.median_s is None
+            else _seconds(latency.median_s)
+        )
+        return "; ".join((f"{unit} (predicted by the {latency.device})", *latency.warnings))
     if latency.median_s is not None:
         spread = f", spread {latency.spread:.0%}" if latency.spread is not None else ""
         return f"{_seconds(latency.median_s)} median of {latency.count:,} ({latency.kind} on {latency.device}{spread})"

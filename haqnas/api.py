@@ -235,22 +235,37 @@ def _kernel_context(options: Options, versions: dict[str, str]) -> dict[str, str
     return {
         "target": json.dumps(target, sort_keys=True, default=str),
         "device": options.device.uri if options.device else "",
-        "cpu": cpu_name(),
+        "machine": options.device.fingerprint().key if options.device else "",
         "haqnas_source": versions["haqnas_source"],
         "tvm": versions["apache-tvm"],
     }
 
 
+# Of a fingerprint, what stays as it is from one run to the next.
+_LASTING = (
+    "key",
+    "cpu",
+    "board",
+    "arch",
+    "cores",
+    "pinned_cores",
+    "max_frequency_hz",
+    "governor",
+    "emulator",
+)
+
+
 def _provenance(options: Options, context: dict[str, str], networks: Sequence[Network]) -> Provenance:
     assert options.device is not None
     is_measured = options.device.latency_kind == "measured"
+    machine = options.device.fingerprint().to_document()
     return Provenance(
         kind=options.device.latency_kind,
         unit="ns" if is_measured else "instructions",
         device=options.device.uri,
         date=datetime.now(UTC).date().isoformat(),
         versions={name: context[name] for name in ("haqnas_source", "tvm")} | {"haqnas": version("haqnas")},
-        machine={"cpu": context["cpu"]} if is_measured else {},
+        machine={name: str(value) for name, value in machine.items() if name in _LASTING},
         networks=tuple(network.name for network in networks),
     )
 
@@ -326,6 +341,7 @@ def _hash(
         "tune_time_s": options.tune_time_s,
         "cc": options.cc,
         "device": options.device.uri if options.device else None,
+        "table": None if options.table is None else asdict(options.table.provenance),
         "source": samples.source,
         "val_samples": judges.num_samples,
         "val_length": None if val_data is None else dataset_length(val_data, "val_data"),

@@ -4,6 +4,7 @@ It is the last part of a profile's file, `[measured]` and below: one line a kern
 compared as text. docs/profiling-a-new-target.md describes every field.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from scipy.optimize import nnls
 
 from haqnas.codegen.program import Program
 from haqnas.devices.kernel_times import Kernel, KernelTime, kernels_of
+from haqnas.devices.latency import Latency
 from haqnas.errors import ConfigurationError
 from haqnas.hardware import read_measured
 from haqnas.measure import WHOLE
@@ -155,32 +157,57 @@ def _row(time: KernelTime, step: float) -> str:
 
 
 def predict(table: LatencyTable, program: Program) -> Prediction | None:
-    """End to end by the table; kernels of unknown shapes are estimated from others of the same function.
+    """End to end by the table; unknown kernels are estimated from those most like them.
 
-    None where the table has no kernel of some function: then there is nothing to estimate from.
+    None of an empty table.
     """
+    if not table.kernels:
+        return None
     cost, estimated = Cost(), 0.0
     for kernel in kernels_of(program):
         known = table.kernels.get(kernel)
         amount = known.amount if known else _estimate(table, kernel)
-        if amount is None:
-            return None
         estimated += 0.0 if known else amount
         cost += Cost(amount, 1)
     return Prediction(table.model.total(cost), estimated / cost.amount if cost.amount else 0.0)
 
 
-def _estimate(table: LatencyTable, kernel: Kernel) -> float | None:
-    """constant + slope * work, fitted to the kernels of the same function by least relative squares."""
-    same = [
-        (signature, time) for (function, signature), time in table.kernels.items() if function == kernel[0]
-    ]
-    if not same:
+def predicted_latency(table: LatencyTable, program: Program) -> Latency | None:
+    """`predict` as a latency; None where nothing can be said."""
+    found = predict(table, program)
+    if found is None:
         return None
-    amounts = np.array([time.amount for _, time in same])
-    works = np.array([[1.0, work_of(signature)] for signature, _ in same])
+    made_of = table.provenance
+    warning = (
+        f"{found.estimated:.0%} of it comes from kernels of shapes that the table does not have; "
+        "haqnas profile --models MODEL adds them"
+    )
+    warnings = (warning,) if found.estimated > 0 else ()
+    time_s, count = (found.amount, None) if made_of.unit == "ns" else (None, round(found.amount))
+    source = f"table of {made_of.date}, {made_of.kind} on {made_of.device}"
+    return Latency("predicted", source, 0, median_s=time_s, instructions=count, warnings=warnings)
+
+
+def _estimate(table: LatencyTable, kernel: Kernel) -> float:
+    """constant + slope * work, fitted to the nearest kernels by least relative squares."""
+    near = _nearest(table, kernel)
+    amounts = np.array([time.amount for _, time in near])
+    works = np.array([[1.0, work_of(signature)] for signature, _ in near])
     (constant, slope), _ = nnls(works / amounts[:, None], np.ones(len(amounts)))
     return float(constant + slope * work_of(kernel[1]))
+
+
+def _nearest(table: LatencyTable, kernel: Kernel) -> list[tuple[str, KernelTime]]:
+    """Kernels of the same function, else of those whose names begin alike, else of those that loop alike."""
+
+    def likeness(other: Kernel) -> tuple[int, bool]:
+        words = zip(kernel[0].split("_"), other[0].split("_"), strict=False)
+        begins_alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], words))
+        loops_alike = kernel[1].partition("=")[0] == other[1].partition("=")[0]
+        return (begins_alike if begins_alike > 1 else 0) + 100 * (other[0] == kernel[0]), loops_alike
+
+    best = max(map(likeness, table.kernels))
+    return [(other[1], time) for other, time in table.kernels.items() if likeness(other) == best]
 
 
 def work_of(signature: str) -> float:

@@ -11,11 +11,13 @@ from haqnas.devices.choose import device_for
 from haqnas.devices.device import Device
 from haqnas.devices.local import read_host_cpu
 from haqnas.errors import ConfigurationError
-from haqnas.hardware import HardwareProfile, find_profile
+from haqnas.hardware import HardwareProfile, find_profile, profile_path
+from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.space.policy import Policy
 from haqnas.tune import require_clock
 
+TABLE = "table"  # the device that runs nothing: latency is what the profile predicts
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
 # so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
 FORMATS = ("exe", "a", "so", "tvm", "layers")
@@ -35,6 +37,7 @@ class Options:
     cc: str | None
     threads: int  # that the program may run on
     tune_time_s: float  # to choose kernels by measurement; 0: by rule
+    table: LatencyTable | None  # of the profile
 
 
 def read_policy(bits: str | Policy) -> Policy:
@@ -78,7 +81,14 @@ def check_options(
         raise ConfigurationError(
             f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
         )
-    chosen_device = device_for(profile, device, host, threads)
+    table = read_table(profile_path(target, host)) if isinstance(target, str) else None
+    is_predicted = device == TABLE
+    if is_predicted and table is None:
+        raise ConfigurationError(
+            f"--device table: the profile {profile.name!r} has no latency table; make one with haqnas profile and give "
+            "its file as --target"
+        )
+    chosen_device = None if is_predicted else device_for(profile, device, host, threads)
     if not 0 <= tune_time_s < math.inf:
         raise ConfigurationError(
             f"--tune-time is a number of seconds from 0, but got {tune_time_s}; a minute is plenty for most networks"
@@ -88,7 +98,17 @@ def check_options(
     ordered = tuple(chosen for chosen in FORMATS if chosen in formats)
     linker = choose_linker(profile.triple, cc)
     return Options(
-        profile, chosen_device, read_policy(bits), linker, name, ordered, seed, cc, threads, tune_time_s
+        profile,
+        chosen_device,
+        read_policy(bits),
+        linker,
+        name,
+        ordered,
+        seed,
+        cc,
+        threads,
+        tune_time_s,
+        table,
     )
 
 

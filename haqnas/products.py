@@ -13,6 +13,7 @@ from haqnas.codegen.link import is_first_use, link_archive, link_executable, lin
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
 from haqnas.devices.latency import TimingPlan, measure_latency
 from haqnas.devices.records import run_records
+from haqnas.latency_table import predicted_latency
 from haqnas.layer_rows import layer_rows
 from haqnas.manifest import Manifest, Sizes
 from haqnas.options import Options
@@ -59,6 +60,8 @@ def link_and_save(
         if options.device.latency_kind == "measured":
             latency = measure_latency(executable, options.device, TimingPlan(runs=BENCH_RUNS), RUN_TIMEOUT_S)
             manifest = replace(manifest, latency=latency)
+    if manifest.latency is None and options.table is not None:
+        manifest = replace(manifest, latency=predicted_latency(options.table, compiled.program))
     report("save", str(directory))
     _stage_data(options, compiled, work, staged)
     return artefacts.save(staged, directory, manifest)

@@ -74,6 +74,38 @@ def test_a_new_target_needs_a_file_alone(tmp_path):
     model, inputs = ZOO["ds_cnn"]()
     artifact = haqnas.compile(model, inputs, target=str(profiled), output=tmp_path / "out")
     assert artifact.manifest.profile.name == "neoverse-n1"
+    latency = artifact.manifest.latency
+    assert (latency.kind, latency.warnings) == ("predicted", ())
+    assert latency.instructions == pytest.approx(artifact.bench().instructions, rel=0.03)
+
+
+@pytest.mark.arm
+def test_a_table_predicts_without_an_emulator(tmp_path, monkeypatch):
+    """Other shapes than those that were recorded are estimated, and the figure says so."""
+    path = tmp_path / "a53.toml"
+    networks = [network("ds_cnn"), network("resnet20")]
+    haqnas.profile(
+        "cortex-a53", output=path, networks=networks, bits=["w4a8"], cache_folder=tmp_path / "cache"
+    )
+    model, inputs = ZOO["resnet18"]()
+    emulated = haqnas.compile(model, inputs, target=str(path), output=tmp_path / "a").bench().instructions
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = haqnas.compile(model, inputs, target=str(path), output=tmp_path / "b")
+    latency = made.manifest.latency
+    assert latency is not None
+    assert latency.kind == "predicted"
+    assert "shapes that the table does not have; haqnas profile --models" in latency.warnings[0]
+    assert latency.instructions == pytest.approx(emulated, rel=0.25)
+
+
+def test_the_device_table_needs_a_table(tmp_path):
+    model, inputs = ZOO["ds_cnn"]()
+    bare = tmp_path / "mine.toml"
+    bare.write_text(
+        'schema = 1\nname = "mine"\ndescription = "d"\ntriple = "aarch64-linux-musl"\ncpu = "cortex-a53"\n'
+    )
+    with pytest.raises(ConfigurationError, match="has no latency table; make one with haqnas profile"):
+        haqnas.compile(model, inputs, target=str(bare), output=tmp_path / "out", device="table")
 
 
 def test_two_profiles_of_this_machine_agree(tmp_path):

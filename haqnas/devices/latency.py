@@ -65,9 +65,9 @@ DEFAULT_PLAN = TimingPlan()
 class Latency:
     """One inference. Times are absent where the device is emulated: they would describe the emulator."""
 
-    kind: LatencyKind
+    kind: LatencyKind | Literal["predicted"]
     device: str
-    count: int  # runs that the figures come from
+    count: int  # runs that the figures come from; 0 where they are predicted
     median_s: float | None = None
     min_s: float | None = None
     p90_s: float | None = None

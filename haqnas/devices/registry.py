@@ -95,6 +95,11 @@ def open_device(request: DeviceRequest) -> Device:
     """The device of a URI; raises ConfigurationError for an unknown scheme, and what the transport raises."""
     transports = known_transports()
     uri = request.uri
+    if uri.text == "table":
+        raise ConfigurationError(
+            "--device table runs nothing: it predicts while compiling (haqnas compile --device table); name one "
+            "that runs programs, such as local or qemu"
+        )
     if uri.scheme not in transports:
         raise ConfigurationError(
             f"unknown device {uri.text!r}; known are {', '.join(sorted(transports))}, "
