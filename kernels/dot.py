@@ -22,7 +22,7 @@ import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import OWN, RESIDUAL_COLUMN, RESIDUAL_ROW, Epilogue, Finish, Images, Pixels
-from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, prim_func, store
+from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prefetch, prim_func, store
 from haqnas.kernels.x86_finish import AVX2 as AVX2_MACHINE
 from haqnas.kernels.x86_finish import AVX512, Machine, Narrowing, PackedEpilogue
 
@@ -32,14 +32,25 @@ class Parameter(IntEnum):
 
     ROWS = OWN  # output rows
     COLUMNS = OWN + 1  # output pixels in a row
-    BLOCKS = OWN + 2  # blocks of output channels
+    BLOCKS = OWN + 2  # of output channels, in the loop outside of the pixels
     TAPS = OWN + 3
     GROUPS = OWN + 4  # groups of input elements at a tap
     IN_ROW = OWN + 5  # bytes between the bases of two output rows
     IN_COLUMN = OWN + 6
     OUT_ROW = OWN + 7  # elements
     OUT_COLUMN = OWN + 8
-    OFFSETS = OWN + 10  # one per tap
+    STRIPS = OWN + 9  # rows, or pairs of rows: the last pair may overlap the one before
+    STRIP_ROWS = OWN + 10
+    LAST_ROW = OWN + 11
+    TILES = OWN + 12  # of a strip; the last one may overlap the one before
+    TILE_COLUMNS = OWN + 13
+    LAST_COLUMN = OWN + 14
+    PART_IN = OWN + 15  # bytes from the first part of a tile to the second
+    PART_OUT = OWN + 16  # elements between the end of the first part and the second
+    PART_RESIDUAL = OWN + 17
+    BLOCKS_INSIDE = OWN + 18  # of output channels, in the loop inside of the pixels; this or BLOCKS is 1
+    AHEAD = OWN + 19  # bytes of the next block's weights that are fetched at each group of a tile
+    OFFSETS = OWN + 20  # one per tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class Instructions:
     order: tuple[int, ...]  # axes of (channel, element halves, element) in the order of memory
     splits: tuple[int, int]  # group = splits[0] * splits[1]
     machine: Machine | None = None
+    fetches_ahead: bool = False  # weights of the next block while this one is multiplied
 
     def epilogue(
         self, finish: Finish, narrowing: Narrowing | None, vectors: int, parameters: Buffer
@@ -116,6 +128,7 @@ AVX512_VNNI = Instructions(
     (0, 1, 2),
     (1, 4),
     AVX512,
+    fetches_ahead=True,
 )
 
 
@@ -147,10 +160,45 @@ AVX2 = Instructions(
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """`pixels` x `vectors` of output channels are held in registers."""
+    """`parts` times `length` pixels by `vectors` of output channels are held in registers.
 
-    pixels: int
+    The pixels of a part lie side by side. Where a second part lies is known at run time: beside the first, or over its
+    end (so rows may be shorter than two parts), or in the next row.
+    """
+
+    length: int
     vectors: int
+    parts: int = 1  # or 2
+    takes_short_rows: bool = True  # shorter than a part, pixel by pixel
+
+    @property
+    def pixels(self) -> int:
+        return self.parts * self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """How tiles cover an image: `strips` of one or two rows, `tiles` side by side in each."""
+
+    strip_rows: int
+    strips: int
+    tiles: int
+    tile_columns: int
+    covered: int  # columns of a tile
+
+    @classmethod
+    def of(cls, tile: Tile, rows: int, columns: int) -> "Cover":
+        """The one with the fewest tiles; a row has a part's columns at least."""
+        whole, part = tile.pixels, tile.length
+        by_row = cls(1, rows, -(-columns // whole), whole, min(whole, columns))
+        by_two = cls(2, -(-rows // 2), -(-columns // part), part, part)
+        is_paired = tile.parts == 2 and rows > 1 and by_two.count < by_row.count
+        return by_two if is_paired else by_row
+
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return self.strips * self.tiles
 
 
 def block_channels(instructions: Instructions, tile: Tile) -> int:
@@ -181,67 +229,85 @@ def symbol(instructions: Instructions, tile: Tile, finish: Finish, narrowing: Na
     return f"hq_dot_{isa}_{tile.pixels}x{block_channels(instructions, tile)}_{finish}{suffix}"
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What tiles are sums of."""
+
+    a: Buffer
+    w: Buffer
+    bias: Buffer
+    parameters: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tile of block `block`, its first pixel, and how many tiles of the block came before."""
+
+    block: Expr
+    row: Expr
+    column: Expr
+    number: Expr
+
+
 def kernel(
     instructions: Instructions, tile: Tile, finish: Finish, narrowing: Narrowing | None = None
 ) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
-    lanes, group = instructions.lanes, instructions.group
     block = block_channels(instructions, tile)
-    vector_bytes = lanes * group
 
     def body(a: Buffer, w: Buffer, bias: Buffer, scale: Buffer, y: Buffer, *rest: Buffer) -> None:
         p, residual = rest[-1], rest[0] if finish is Finish.UINT8_ADD else None
         epilogue = instructions.epilogue(finish, narrowing, tile.vectors, p)
         spill = local("int32", tile.pixels * block)
 
-        def tile_body(pixels: int, acc: Buffer, n: Expr, row: Expr, column: Expr) -> None:
-            for m in range(pixels):
-                for v in range(tile.vectors):
-                    start = (m * tile.vectors + v) * lanes
-                    store(acc, load(bias, n * block + v * lanes, lanes), start, lanes)
-            base = row * p[Parameter.IN_ROW] + column * p[Parameter.IN_COLUMN]
-            with T.serial(0, p[Parameter.TAPS]) as t:
-                first = base + p[Parameter.OFFSETS + t]
-                weights = (n * p[Parameter.TAPS] + t) * p[Parameter.GROUPS]
-                with T.serial(0, p[Parameter.GROUPS]) as g:
-                    acts = [
-                        instructions.load_act(a, first + m * p[Parameter.IN_COLUMN] + g * group)
-                        for m in range(pixels)
-                    ]
-                    for v in range(tile.vectors):
-                        vector = instructions.load_weight(
-                            w, ((weights + g) * tile.vectors + v) * vector_bytes
-                        )
-                        for m in range(pixels):
-                            at_lane = (m * tile.vectors + v) * lanes
-                            total = instructions.multiply_add(load(acc, at_lane, lanes), acts[m], vector)
-                            store(acc, total, at_lane, lanes)
-            # Through the stack, so that the code of the finish stands once and not once per pixel:
-            # 12x16 shrank from 11.6 kB to a third.
-            for v in range(pixels * tile.vectors):
-                store(spill, load(acc, v * lanes, lanes), v * lanes, lanes)
+        def tile_body(shape: Tile, acc: Buffer, place: Place) -> None:
+            _accumulate(instructions, shape, Operands(a, w, bias, p), acc, place)
+            # Through the stack where the finish loops over pixels; LLVM keeps it in registers where it does not.
+            for v in range(shape.pixels * shape.vectors):
+                at_lane = v * instructions.lanes
+                store(spill, load(acc, at_lane, instructions.lanes), at_lane, instructions.lanes)
+
+            def at(of_row: int, of_column: int, of_part: int) -> Callable[[Expr], Expr]:
+                """Where pixel m of the tile lies in an image."""
+                first = T.bind(place.row * p[of_row] + place.column * p[of_column])
+                step = _scalar(p, of_column)
+                if shape.parts == 1:
+                    return lambda m: first + m * step
+                return lambda m: first + m * step + (0 if m < shape.length else _scalar(p, of_part))
+
             finished = Pixels(
-                pixels,
+                shape.pixels,
                 spill,
                 lambda m: m * block,
-                lambda m: row * p[Parameter.OUT_ROW] + (column + m) * p[Parameter.OUT_COLUMN],
-                lambda m: row * p[RESIDUAL_ROW] + (column + m) * p[RESIDUAL_COLUMN],
+                at(Parameter.OUT_ROW, Parameter.OUT_COLUMN, Parameter.PART_OUT),
+                at(RESIDUAL_ROW, RESIDUAL_COLUMN, Parameter.PART_RESIDUAL),
             )
-            epilogue.write(finished, Images(scale, y, residual), n)
+            epilogue.write(finished, Images(scale, y, residual), place.block)
 
-        many = local("int32", tile.pixels * block)
-        one = local("int32", block)
-        with T.serial(0, p[Parameter.BLOCKS]) as n, T.serial(0, p[Parameter.ROWS]) as row:
-            columns = p[Parameter.COLUMNS]
-            with T.If(columns >= tile.pixels):
-                with (
-                    T.Then()
-                ):  # the last tile of a row overlaps the one before: no pixel is worth a tile of its own
-                    with T.serial(0, T.floordiv(columns + tile.pixels - 1, tile.pixels)) as i:
-                        tile_body(tile.pixels, many, n, row, T.min(i * tile.pixels, columns - tile.pixels))
+        def tiles(first_block: Expr) -> None:
+            many = local("int32", tile.pixels * block)
+            with T.serial(0, p[Parameter.STRIPS]) as strip, T.serial(0, p[Parameter.TILES]) as i:
+                row = T.bind(T.min(strip * p[Parameter.STRIP_ROWS], p[Parameter.LAST_ROW]))
+                column = T.bind(T.min(i * p[Parameter.TILE_COLUMNS], p[Parameter.LAST_COLUMN]))
+                with T.serial(0, p[Parameter.BLOCKS_INSIDE]) as n:
+                    number = strip * p[Parameter.TILES] + i
+                    tile_body(tile, many, Place(first_block + n, row, column, number))
+
+        def single_pixels(first_block: Expr) -> None:
+            one = local("int32", block)
+            with T.serial(0, p[Parameter.ROWS]) as row, T.serial(0, p[Parameter.COLUMNS]) as column:
+                with T.serial(0, p[Parameter.BLOCKS_INSIDE]) as n:
+                    tile_body(Tile(1, tile.vectors), one, Place(first_block + n, row, column, T.int32(0)))
+
+        with T.serial(0, p[Parameter.BLOCKS]) as first_block:
+            if not tile.takes_short_rows:
+                tiles(first_block)
+                return
+            with T.If(p[Parameter.COLUMNS] >= tile.length):
+                with T.Then():
+                    tiles(first_block)
                 with T.Else():
-                    with T.serial(0, columns) as i:
-                        tile_body(1, one, n, row, i)
+                    single_pixels(first_block)
 
     pointers = {
         "a": "uint8",
@@ -253,3 +319,45 @@ def kernel(
         "parameters": "int32",
     }
     return prim_func(symbol(instructions, tile, finish, narrowing), pointers, body)
+
+
+def _scalar(p: Buffer, position: int) -> Expr:
+    """A parameter as a number that addresses are made from: with 32 bits each address would be widened anew."""
+    return T.bind(T.cast(p[position], "int64"))
+
+
+def _accumulate(
+    instructions: Instructions, tile: Tile, operands: Operands, acc: Buffer, place: Place
+) -> None:
+    """acc = the sums of a tile."""
+    p, lanes = operands.parameters, instructions.lanes
+    for m in range(tile.pixels):
+        for v in range(tile.vectors):
+            at_bias = place.block * block_channels(instructions, tile) + v * lanes
+            store(acc, load(operands.bias, at_bias, lanes), (m * tile.vectors + v) * lanes, lanes)
+    group_bytes = tile.vectors * lanes * instructions.group
+    step, ahead_bytes = _scalar(p, Parameter.IN_COLUMN), _scalar(p, Parameter.AHEAD)
+    base = T.bind(place.row * p[Parameter.IN_ROW] + place.column * p[Parameter.IN_COLUMN])
+    block_groups = T.bind(p[Parameter.TAPS] * p[Parameter.GROUPS])
+    next_block = T.bind((place.block + 1) * block_groups * group_bytes)
+    with T.serial(0, p[Parameter.TAPS]) as t:
+        first = base + p[Parameter.OFFSETS + t]
+        parts = [pointer(operands.a, first + k * p[Parameter.PART_IN]) for k in range(tile.parts)]
+        done = t * p[Parameter.GROUPS]
+        weights = pointer(operands.w, (place.block * block_groups + done) * group_bytes)
+        ahead = pointer(operands.w, next_block + (place.number * block_groups + done) * p[Parameter.AHEAD])
+        with T.serial(T.int64(0), T.cast(p[Parameter.GROUPS], "int64")) as g:
+            if instructions.fetches_ahead:
+                prefetch(ahead, g * ahead_bytes)
+            vectors = [
+                T.bind(instructions.load_weight(weights, g * group_bytes + v * (group_bytes // tile.vectors)))
+                for v in range(tile.vectors)
+            ]
+            # Pixel by pixel: of the activations, one vector at a time needs a register.
+            for m in range(tile.pixels):
+                source = parts[m // tile.length]
+                act = T.bind(instructions.load_act(source, g * instructions.group + m % tile.length * step))
+                for v in range(tile.vectors):
+                    at_lane = (m * tile.vectors + v) * lanes
+                    total = instructions.multiply_add(load(acc, at_lane, lanes), act, vectors[v])
+                    store(acc, total, at_lane, lanes)

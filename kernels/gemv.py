@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 from haqnas.kernels import subbyte
 from haqnas.kernels.finish import OWN, Finish, Images, Pixels
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
-from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prim_func, store
+from haqnas.kernels.tir import Buffer, Expr, PrimFunc, load, local, pointer, prefetch, prim_func, store
 from haqnas.kernels.x86_finish import AVX512, PACKED, Narrowing, PackedEpilogue
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -50,11 +50,6 @@ def pack(weight: np.ndarray, bits: int) -> np.ndarray:
     return subbyte.pack(ordered, bits, BYTES) if bits < 8 else ordered
 
 
-def _prefetch(buffer: Buffer, index: Expr) -> None:
-    address = T.address_of(buffer[index])
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(2), T.int32(1)))
-
-
 def kernel(bits: int, finish: Finish, narrowing: Narrowing, symbol: str) -> PrimFunc:
     """`void f(A, W, bias, scale, Y, [residual,] parameters)`."""
     row_bytes = VECTORS * BYTES * bits // 8
@@ -68,7 +63,7 @@ def kernel(bits: int, finish: Finish, narrowing: Narrowing, symbol: str) -> Prim
 
         def row_sums(acc: Buffer, act: Expr, first: Expr) -> None:
             for k in range(bits):
-                _prefetch(w, first + (AHEAD_BYTES + k * BYTES))
+                prefetch(w, first + (AHEAD_BYTES + k * BYTES))
             for v, weight in enumerate(subbyte.upper_values(w, first, bits, BYTES, VECTORS)):
                 total = load(acc, v * LANES, LANES)
                 product = T.call_llvm_pure_intrin(
@@ -144,7 +139,8 @@ def _row() -> Kernel:
         function=lambda g, finish: kernel(g.weight_bits, finish, narrowing(g), symbol(g, finish)),
         symbol=symbol,
         extras=extras,
-        cost=lambda g: 0.5 * -(-g.channels // BLOCK) * BLOCK,
+        # Cycles, as in `dot_rows`: two multiplications at a time.
+        cost=lambda g: -(-g.channels // BLOCK) * len(g.offsets) * -(-g.length // GROUP) * VECTORS / 2,
         reads_packed=True,
     )
 

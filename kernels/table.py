@@ -7,51 +7,21 @@ accepts a layer serves it. Weight bits below 8 are stored packed; a kernel that 
 
 from collections.abc import Sequence
 
-from haqnas.kernels import amx, depthwise, dot, gemv, narrow_rows, neon_rows, x86_depthwise_rows, x86_rows
+from haqnas.kernels import (
+    amx,
+    depthwise,
+    dot,
+    dot_rows,
+    gemv,
+    narrow_rows,
+    neon_rows,
+    x86_depthwise_rows,
+    x86_rows,
+)
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
-from haqnas.kernels.x86_finish import Machine, Narrowing
+from haqnas.kernels.x86_finish import Machine
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
-
-
-def _dot_row(instructions: dot.Instructions, tile: dot.Tile) -> Kernel:
-    block = dot.block_channels(instructions, tile)
-
-    def narrowing(g: Geometry) -> Narrowing | None:
-        return Narrowing.of_layer(g) if instructions.machine else None
-
-    def extras(g: Geometry) -> tuple[Extra, ...]:
-        p = dot.Parameter
-        values = finish_values(g) | {
-            p.ROWS: g.rows,
-            p.COLUMNS: g.columns,
-            p.BLOCKS: -(-g.channels // block),
-            p.TAPS: len(g.offsets),
-            p.GROUPS: -(-g.length // instructions.group),
-            p.IN_ROW: g.in_row,
-            p.IN_COLUMN: g.in_column,
-            p.OUT_ROW: g.out_row,
-            p.OUT_COLUMN: g.out_column,
-        }
-        return (parameters(values, g.offsets, p.OFFSETS),)
-
-    return Kernel(
-        name=f"dot/{instructions.isa}/{tile.pixels}x{block}",
-        isa=instructions.isa,
-        kind="dot",
-        weight_bits=WEIGHT_BITS,
-        act_bits=ACT_BITS,
-        block=block,
-        overread_bytes=instructions.group - 1,
-        act_offset=128 if instructions.signed_act else 0,
-        # A packed 1-bit weight cannot be the zero that pads a group.
-        accepts=lambda g: g.weight_bits > 1 or g.length % instructions.group == 0,
-        pack=lambda _, weight: dot.pack(weight, instructions, tile),
-        finishes=tuple(Finish),
-        function=lambda g, finish: dot.kernel(instructions, tile, finish, narrowing(g)),
-        symbol=lambda g, finish: dot.symbol(instructions, tile, finish, narrowing(g)),
-        extras=extras,
-    )
 
 
 def _small_group_extras(g: Geometry) -> tuple[Extra, ...]:
@@ -110,11 +80,10 @@ GROUPED = Kernel(
 TABLE: tuple[Kernel, ...] = (
     x86_rows.amx_row(amx.Step(2, 2)),
     x86_rows.amx_row(amx.Step(4, 1)),
-    _dot_row(dot.AVX512_VNNI, dot.Tile(6, 2)),
-    _dot_row(dot.AVX512_VNNI, dot.Tile(12, 1)),
+    *dot_rows.VNNI_ROWS,
     gemv.ROW,
-    _dot_row(dot.AVX2, dot.Tile(4, 2)),
-    _dot_row(dot.AVX2, dot.Tile(6, 1)),
+    dot_rows.dot_row(dot.AVX2, dot.Tile(4, 2)),
+    dot_rows.dot_row(dot.AVX2, dot.Tile(6, 1)),
     *narrow_rows.AVX2_ROWS,
     *(x86_depthwise_rows.sweep_row(lanes) for lanes in (16, 8, 4)),
     *(x86_depthwise_rows.tile_row(Machine(lanes, True)) for lanes in (16, 8, 4)),
@@ -122,8 +91,8 @@ TABLE: tuple[Kernel, ...] = (
     *(x86_depthwise_rows.tile_row(Machine(lanes, False)) for lanes in (8, 4)),
     *neon_rows.ROWS,
     *narrow_rows.NEON_ROWS,
-    _dot_row(dot.RVV, dot.Tile(6, 1)),
-    _dot_row(dot.PORTABLE, dot.Tile(2, 2)),
+    dot_rows.dot_row(dot.RVV, dot.Tile(6, 1)),
+    dot_rows.dot_row(dot.PORTABLE, dot.Tile(2, 2)),
     DEPTHWISE,
     GROUPED,
 )

@@ -72,6 +72,12 @@ def pointer(buffer: Buffer, index: Expr) -> Buffer:
     return T.decl_buffer((UNBOUNDED,), buffer.dtype, data=address)
 
 
+def prefetch(buffer: Buffer, index: Expr) -> None:
+    """Bring the cache line of an element, which may lie past the buffer's end, into the second-level cache."""
+    address = T.address_of(buffer[index])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(2), T.int32(1)))
+
+
 def local(dtype: str, count: int) -> Buffer:
     """Registers or stack of the kernel; indices must be constants to become registers."""
     return T.alloc_buffer((count,), dtype, scope="local")

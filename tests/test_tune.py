@@ -96,7 +96,7 @@ class ScriptedDevice:
 
 
 NETWORKS = (("ds_cnn", "x86-avx512-vnni"), ("resnet20", "x86-amx"))
-FAST = {"x86-avx512-vnni": "dot/avx512-vnni/12x16", "x86-amx": "dot/amx-int8/4x16"}
+FAST = {"x86-avx512-vnni": "dot/avx512-vnni/8x32", "x86-amx": "dot/amx-int8/4x16"}
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=[name for name, _ in NETWORKS])
