@@ -75,15 +75,15 @@ SUM = NetworkModel(1.0, 0.0, 0.0, 0)  # where no program ran end to end
 
 @dataclass(frozen=True, slots=True)
 class LayerPrices:
-    """What each layer costs at each of its bits, and what belongs to no layer."""
+    """What each layer costs at each of its bits; `glue` is what belongs to no layer, by node of the canonical graph."""
 
     layers: Mapping[str, Mapping[QuantSpec, Cost]]
     conversions: tuple[Conversion, ...]
-    shared: Cost
+    glue: Mapping[str, Cost]
 
     def price(self, policy: Policy, model: NetworkModel) -> float:
         """The latency of a policy; raises KeyError for a layer at bits that were not measured."""
-        cost = self.shared
+        cost = sum(self.glue.values(), Cost())
         for name, by_spec in self.layers.items():
             cost += by_spec[policy.spec_of(name)]
         for conversion in self.conversions:
@@ -149,8 +149,8 @@ def layer_prices(
         for owner in costs.keys() - names - owned[0].keys():
             if readers.get(owner):
                 conversions[owner] = Conversion(costs[owner], readers[owner], uniform.spec.act_bits)
-    shared = sum((cost for owner, cost in owned[0].items() if owner not in names), Cost())
-    return LayerPrices(layers, tuple(conversions.values()), shared)
+    glue = {owner: cost for owner, cost in owned[0].items() if owner not in names}
+    return LayerPrices(layers, tuple(conversions.values()), glue)
 
 
 def _costs_by_owner(program: Program, times: Mapping[Kernel, KernelTime]) -> dict[str, Cost]:
