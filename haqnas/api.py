@@ -17,8 +17,8 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
-from haqnas.codegen.link import cache_home
 from haqnas.devices.cache import KernelCache
+from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.devices.local import cpu_name, read_host_cpu
 from haqnas.errors import ConfigurationError, DeviceError, HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
@@ -303,11 +303,6 @@ class _Reporter:
     def done(self, note: str) -> None:
         if self._callback is not None:
             self._callback(Progress("done", len(STAGES), len(STAGES), note))
-
-
-def default_cache_folder() -> Path:
-    """Where timings are kept: `$XDG_CACHE_HOME/haqnas`, or `~/.cache/haqnas`."""
-    return cache_home() / "haqnas"
 
 
 def _timing_context(options: Options, versions: dict[str, str]) -> dict[str, str | int]:

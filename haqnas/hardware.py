@@ -76,6 +76,30 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class CoreCosts:
+    """What a core spends on instructions, where llvm-mca is not there or does not know it.
+
+    `width`: instructions that it starts in a cycle. The others: cycles for which one instruction of the class keeps
+    the units of its kind busy: integer (alu, mul, div), branches, memory, vectors (simd ...).
+    """
+
+    core: str  # LLVM's name, which llvm-mca is asked for first
+    width: float
+    alu: float
+    mul: float
+    div: float
+    branch: float
+    load: float
+    store: float
+    vector_load: float
+    vector_store: float
+    simd: float
+    simd_mul: float
+    simd_dot: float
+    other: float
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareProfile:
     """A target. The object code may use exactly what `cpu` and `features` say; `cpu_features` is checked at start."""
 
@@ -91,6 +115,7 @@ class HardwareProfile:
     ] = ()  # choices of a search, such as "w4a8": exact and worth choosing; none: not profiled
     emulator: Emulator | None = None
     machine: Machine = Machine()
+    cycles: CoreCosts | None = None  # for modelled cycles under an emulator
 
     @property
     def arch(self) -> str:
@@ -242,6 +267,10 @@ def _contradiction_of_lists(profile: HardwareProfile) -> tuple[tuple[str, ...], 
         value = getattr(profile.machine, size_field)
         if value is not None and value <= 0:
             return ("machine", size_field), f"'machine.{size_field}' must be above zero, but got {value}"
+    for cost in CoreCosts.__dataclass_fields__:
+        cycles = getattr(profile.cycles, cost, None)
+        if cost != "core" and cycles is not None and not 0 < cycles < 1000:
+            return ("cycles", cost), f"'cycles.{cost}' must be above zero and below 1000, but got {cycles:g}"
     for bits in profile.bits:
         try:
             QuantSpec.parse(bits)
@@ -320,4 +349,5 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "": ("schema", *HardwareProfile.__dataclass_fields__),
     "emulator": tuple(Emulator.__dataclass_fields__),
     "machine": tuple(Machine.__dataclass_fields__),
+    "cycles": tuple(CoreCosts.__dataclass_fields__),
 }

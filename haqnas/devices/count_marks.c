@@ -1,38 +1,14 @@
 // QEMU plugin: logs how many instructions the guest has executed at each system call of one number.
-// A kernel set makes that call, which does nothing, after each of its kernel calls. Argument: mark=NUMBER.
-#include <inttypes.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-typedef uint64_t qemu_plugin_id_t;
-struct qemu_info;
-struct qemu_plugin_tb;
-enum { QEMU_PLUGIN_INLINE_ADD_U64 = 0 };
-
-void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id,
-                                           void (*on_translate)(qemu_plugin_id_t,
-                                                                struct qemu_plugin_tb*));
-void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb* block, int operation,
-                                              void* target, uint64_t immediate);
-void qemu_plugin_register_vcpu_syscall_cb(
-    qemu_plugin_id_t id,
-    void (*on_call)(qemu_plugin_id_t, unsigned int vcpu, int64_t number, uint64_t a1, uint64_t a2,
-                    uint64_t a3, uint64_t a4, uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8));
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb* block);
-void qemu_plugin_outs(const char* text);
-
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+// A kernel set makes that call, which does nothing, after each of its kernel calls. Argument:
+// mark=NUMBER.
+#include "qemu_plugin.h"
 
 static uint64_t num_instructions;
 static int64_t marking;
 
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
   (void)id;
-  qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, &num_instructions,
-                                           qemu_plugin_tb_n_insns(block));
+  add_on_execution(block, &num_instructions, qemu_plugin_tb_n_insns(block));
 }
 
 static void on_call(qemu_plugin_id_t id, unsigned int vcpu, int64_t number, uint64_t a1,
@@ -46,10 +22,8 @@ static void on_call(qemu_plugin_id_t id, unsigned int vcpu, int64_t number, uint
   qemu_plugin_outs(line);
 }
 
-__attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t id,
-                                                               const struct qemu_info* info,
-                                                               int num_arguments,
-                                                               char** arguments) {
+EXPORTED int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info* info,
+                                 int num_arguments, char** arguments) {
   (void)info;
   for (int i = 0; i < num_arguments; ++i)
     if (strncmp(arguments[i], "mark=", 5) == 0) marking = atoll(arguments[i] + 5);

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
+from haqnas.devices.cycles import model_cycles
 from haqnas.devices.device import Device, LatencyKind
 from haqnas.devices.qemu import QemuDevice
 from haqnas.devices.statistics import Summary, steady_start, summarise, summarise_batches
@@ -228,13 +229,20 @@ def _warnings(summary: Summary) -> tuple[str, ...]:
 
 
 def _count(executable: Path, device: QemuDevice, timeout_s: float, threads: int) -> Latency:
-    """Two runs and one: their difference leaves out the start of the program, and is exact."""
-    alone = ("--threads", "1") if threads > 1 else ()  # waiting threads would be counted too
-    once, twice = (
-        device.count_instructions(executable, ("--repeat", str(runs), *alone), timeout_s) for runs in (1, 2)
+    """What one inference executes: exact, and the same each time."""
+    executions = device.count_blocks(executable, timeout_s, threads)
+    instructions = sum(times * len(block) for block, times in executions.items())
+    arch = device.program.removeprefix("qemu-")
+    cycles = None if device.core is None else model_cycles(executions, arch, device.core, device.cache_folder)
+    return Latency(
+        "emulated",
+        device.uri,
+        1,
+        instructions=instructions,
+        cycles=cycles.count if cycles else None,
+        cycle_model=cycles.model if cycles else None,
+        warnings=(f"counted on one thread, of {threads} that the program may use",) if threads > 1 else (),
     )
-    warnings = (f"counted on one thread, of {threads} that the program may use",) if alone else ()
-    return Latency("emulated", device.uri, 1, instructions=twice - once, warnings=warnings)
 
 
 def _read_times(stdout: str, name: str) -> tuple[float, ...]:

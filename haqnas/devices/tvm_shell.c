@@ -1,4 +1,5 @@
-/* What a TVM RPC server lacks: a function that runs a command. Loaded there as a module; TVM finds it as "system".
+/* What a TVM RPC server lacks: a function that runs a command. Loaded there as a module; TVM finds
+ * it as "system".
  *
  * Built without a C library, so that it loads beside any: `system` is the server's own. */
 #include <stdint.h>
