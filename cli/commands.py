@@ -13,10 +13,8 @@ from haqnas.cli.render import (
     print_json,
     print_lines,
     print_table,
-    profile_document,
     profile_rows,
     summarise,
-    summarise_profile,
     summary_document,
 )
 
@@ -267,51 +265,6 @@ def _found(packed_bytes: int, is_there: bool | None) -> str:
     if not packed_bytes:
         return "-"
     return {None: "no executable", True: "yes", False: "NO"}[is_there]
-
-
-@group.command("profile")
-@click.option(
-    "--target", default="host", show_default=True, help="A name from `haqnas targets`, or a profile.toml."
-)
-@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path))
-@click.option(
-    "--models", metavar="MODEL[:BUILDER],...", default="", help="Shapes of these models; default: a grid."
-)
-@click.option("--bits", metavar="wXaY,...", default="", help="What to sweep beside w8a8; default: 18 pairs.")
-@click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
-@device_option
-@json_option
-@click.option("--quiet", is_flag=True, help="No progress.")
-def profile_command(
-    target: str,
-    output: Path,
-    models: str,
-    bits: str,
-    cc: str | None,
-    device: str | None,
-    is_json: bool,
-    quiet: bool,
-) -> None:
-    """Measure a target's kernels into the profile FILE, which `compile --target FILE` takes.
-
-    The same command again goes on where it stopped, and measures nothing twice.
-    """
-    from haqnas.api import profile
-
-    with show_progress(quiet) as progress:
-        made = profile(
-            target,
-            output=output,
-            model_files=split_list(models),
-            bits=split_list(bits),
-            device=device,
-            cc=cc,
-            progress=progress,
-        )
-    if is_json:
-        print_json(profile_document(made))
-    else:
-        print_lines(summarise_profile(made))
 
 
 @group.command("targets")

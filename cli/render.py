@@ -187,6 +187,7 @@ def summarise_profile(made: "Profiled") -> list[tuple[str, str]]:
         ),
         ("worth choosing", ", ".join(map(str, found.legal))),
         *(("refused", f"{spec}: {reason}") for spec, reason in found.refused.items()),
+        *(("exported", str(path)) for path in made.exported),
         ("network model", f"{model.scale:.3f} x kernels + {per_call} a call; {fitted}{warning}"),
     ]
 
@@ -202,6 +203,7 @@ def profile_document(made: "Profiled") -> dict[str, Any]:
         "legal": [str(spec) for spec in found.legal],
         "refused": {str(spec): reason for spec, reason in found.refused.items()},
         "model": asdict(table.model),
+        "exported": list(map(str, made.exported)),
     }
 
 

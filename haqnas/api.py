@@ -2,13 +2,9 @@
 
 import json
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +13,20 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
-from haqnas.devices.cache import KernelCache
 from haqnas.devices.cache_folder import default_cache_folder
-from haqnas.devices.local import cpu_name, read_host_cpu
-from haqnas.errors import ConfigurationError, DeviceError, HaqnasError
+from haqnas.devices.local import cpu_name
+from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
 from haqnas.graph.layers import list_layers
 from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
-from haqnas.grid import GRID
-from haqnas.hardware import HardwareProfile, profile_path
-from haqnas.latency_table import LatencyTable, Provenance
-from haqnas.measure import Bench
+from haqnas.hardware import HardwareProfile
 from haqnas.options import Options, c_name, check_options, split_model
 from haqnas.products import link_and_save
-from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey, write_profile
-from haqnas.quantspec import QuantSpec
+from haqnas.profiler import Profiled, profile
+from haqnas.profiling import Network
+from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
 from haqnas.space.policy import Policy
 from haqnas.stages import Samples, calibration_samples, run_stages
@@ -43,16 +36,6 @@ __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_fi
 
 VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 STAGES = ("trace", "quantize", "score", "build", "link", "check", "save")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A stage begins: number `index` of `total`; `index == total` says that all is done."""
-
-    stage: str
-    index: int
-    total: int
-    note: str
 
 
 def compile(
@@ -76,7 +59,7 @@ def compile(
     device: str | None = None,
     fresh: bool = False,
     cache_folder: Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> Artifact:
     """Quantize `model` and write the artefact for `target` into the directory `output`.
 
@@ -129,7 +112,7 @@ def compile_file(
     val_samples: int | None = VAL_SAMPLES,
     fresh: bool = False,
     cache_folder: Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> Artifact:
     """`compile` with model and data from a model file, `model.py` or `model.py:BUILDER`; its stem names the model.
 
@@ -170,114 +153,6 @@ def compile_file(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Profiled:
-    """A profile that was written, and what it found."""
-
-    path: Path
-    survey: Survey
-    table: LatencyTable
-
-
-def profile(
-    target: str,
-    *,
-    output: Path | str,
-    networks: Sequence[Network] = (),
-    model_files: Sequence[str] = (),
-    bits: Sequence[str] = (),
-    device: str | None = None,
-    cc: str | None = None,
-    cache_folder: Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Profiled:
-    """Measure the kernels of `target` and write them with the bits worth choosing as the profile `output`.
-
-    Shapes are those of `networks` and of model files (`model.py` or `model.py:BUILDER`); of neither, those of a grid.
-    `bits` such as "w4a8"; none: weights of 8, 6, 4, 3, 2 and 1 bits with activations of 8, 4 and 2. The same call goes
-    on where an interrupted one stopped. Raises ConfigurationError, UnsupportedModelError, DeviceError.
-    """
-    path = Path(output)
-    specs = [QuantSpec.parse(text) for text in bits] or list(DEFAULT_BITS)
-    options = check_options(target, "8", "kernels", ("exe",), cc, device, 0, 1, 0.0)
-    if path.suffix != ".toml":
-        raise ConfigurationError(f"a profile is a file such as my-board.toml, but got {path}")
-    if options.device is None:
-        raise DeviceError(
-            f"nothing here runs the target {options.profile.name!r}; name a device with --device, "
-            "or install its emulator (apt install qemu-user)"
-        )
-    chosen = [*networks, *map(_network_of_file, model_files)]
-    chosen = chosen or [random_network(name, make, 0) for name, make in GRID.items()]
-    context = _kernel_context(options, read_versions())
-    cache = KernelCache(cache_folder or default_cache_folder(), context)
-    bench = Bench(options.profile, options.linker, options.device, cache, time.time)
-    with tempfile.TemporaryDirectory(prefix="haqnas-") as folder, taught_os_errors(path.parent):
-        found = survey(chosen, specs, bench, Path(folder), _profile_report(progress))
-        base = profile_path(target, read_host_cpu())
-        table = write_profile(base, found, _provenance(options, context, chosen), path)
-    return Profiled(path, found, table)
-
-
-def _network_of_file(model_file: str) -> Network:
-    path, builder = split_model(model_file)
-    loaded = load_model(path, builder)
-    return Network(
-        c_name(path.stem) + (f":{builder}" if builder else ""), loaded.model, loaded.example_inputs
-    )
-
-
-def _kernel_context(options: Options, versions: dict[str, str]) -> dict[str, str]:
-    """All that the time of a kernel depends on besides its function and signature."""
-    target = {
-        name: value for name, value in asdict(options.profile).items() if name not in ("bits", "description")
-    }
-    return {
-        "target": json.dumps(target, sort_keys=True, default=str),
-        "device": options.device.uri if options.device else "",
-        "machine": options.device.fingerprint().key if options.device else "",
-        "haqnas_source": versions["haqnas_source"],
-        "tvm": versions["apache-tvm"],
-    }
-
-
-# Of a fingerprint, what stays as it is from one run to the next.
-_LASTING = (
-    "key",
-    "cpu",
-    "board",
-    "arch",
-    "cores",
-    "pinned_cores",
-    "max_frequency_hz",
-    "governor",
-    "emulator",
-)
-
-
-def _provenance(options: Options, context: dict[str, str], networks: Sequence[Network]) -> Provenance:
-    assert options.device is not None
-    is_measured = options.device.latency_kind == "measured"
-    machine = options.device.fingerprint().to_document()
-    return Provenance(
-        kind=options.device.latency_kind,
-        unit="ns" if is_measured else "instructions",
-        device=options.device.uri,
-        date=datetime.now(UTC).date().isoformat(),
-        versions={name: context[name] for name in ("haqnas_source", "tvm")} | {"haqnas": version("haqnas")},
-        machine={name: str(value) for name, value in machine.items() if name in _LASTING},
-        networks=tuple(network.name for network in networks),
-    )
-
-
-def _profile_report(progress: Callable[[Progress], None] | None) -> Callable[[int, int, str], None]:
-    def report(done: int, total: int, note: str) -> None:
-        if progress is not None:
-            progress(Progress("profile", done, total, note))
-
-    return report
-
-
 @contextmanager
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     """The model in eval mode, and each part back in the mode that it was in."""
@@ -293,7 +168,7 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 class _Reporter:
     """Tells the caller's callback which stage begins."""
 
-    def __init__(self, callback: Callable[[Progress], None] | None) -> None:
+    def __init__(self, callback: Report | None) -> None:
         self._callback = callback
 
     def __call__(self, stage: str, note: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -127,6 +128,26 @@ def test_two_profiles_of_this_machine_agree(tmp_path):
         for kernel in first
     ]
     assert statistics.median(differences) <= 0.05
+
+
+@pytest.mark.arm
+def test_tables_in_the_formats_of_others_are_written(tmp_path):
+    made = haqnas.profile(
+        "cortex-a53",
+        output=tmp_path / "a53.toml",
+        networks=[network("mobilenet_v2")],
+        bits=["w4a8"],
+        cache_folder=tmp_path / "cache",
+        haq_folder=tmp_path / "haq",
+        ofa_file=tmp_path / "blocks.yaml",
+    )
+    array = np.load(tmp_path / "haq" / "mobilenet_v2_latency_table.npy")
+    order = (tmp_path / "haq" / "mobilenet_v2_latency_table.layers.txt").read_text().split()
+    assert array.shape == (len(order), 8, 8)
+    prices = made.survey.networks[0].prices
+    assert array[3, 7, 7] == pytest.approx(prices.layers[order[3]][QuantSpec(8, 8)].amount, rel=0.01)
+    assert "unit: instructions" in (tmp_path / "blocks.yaml").read_text()
+    assert len(made.exported) == 2
 
 
 def test_more_networks_are_added_to_a_profile(tmp_path):

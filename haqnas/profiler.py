@@ -1,0 +1,173 @@
+"""`haqnas.profile`: a target's kernels measured over networks, and written as a profile and in others' formats."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from haqnas.artifact import write_atomically
+from haqnas.devices.cache import KernelCache
+from haqnas.devices.cache_folder import default_cache_folder
+from haqnas.devices.local import read_host_cpu
+from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.exchange import module_order, ofa_text, to_haq, to_ofa
+from haqnas.graph.load import load_model
+from haqnas.grid import GRID
+from haqnas.hardware import profile_path
+from haqnas.latency_table import LatencyTable, Provenance
+from haqnas.measure import Bench
+from haqnas.options import Options, c_name, check_options, split_model
+from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey, write_profile
+from haqnas.progress import Progress, Report
+from haqnas.quantspec import QuantSpec
+from haqnas.resume import read_versions, taught_os_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """A profile that was written, and what it found."""
+
+    path: Path
+    survey: Survey
+    table: LatencyTable
+    exported: tuple[Path, ...] = ()  # files in the formats of others
+
+
+def profile(
+    target: str,
+    *,
+    output: Path | str,
+    networks: Sequence[Network] = (),
+    model_files: Sequence[str] = (),
+    bits: Sequence[str] = (),
+    device: str | None = None,
+    cc: str | None = None,
+    cache_folder: Path | None = None,
+    haq_folder: Path | None = None,
+    ofa_file: Path | None = None,
+    progress: Report | None = None,
+) -> Profiled:
+    """Measure the kernels of `target` and write them with the bits worth choosing as the profile `output`.
+
+    Shapes are those of `networks` and of model files (`model.py` or `model.py:BUILDER`); of neither, those of a grid.
+    `bits` such as "w4a8"; none: weights of 8, 6, 4, 3, 2 and 1 bits with activations of 8, 4 and 2. The same call goes
+    on where an interrupted one stopped. `haq_folder` gets a table of each network in HAQ's format, `ofa_file` one of
+    all networks at w8a8 in that of ProxylessNAS and OFA (see `exchange.py`).
+
+    Raises ConfigurationError, UnsupportedModelError, DeviceError.
+    """
+    path = Path(output)
+    specs = [QuantSpec.parse(text) for text in bits] or list(DEFAULT_BITS)
+    options = check_options(target, "8", "kernels", ("exe",), cc, device, 0, 1, 0.0)
+    if path.suffix != ".toml":
+        raise ConfigurationError(f"a profile is a file such as my-board.toml, but got {path}")
+    if options.device is None:
+        raise DeviceError(
+            f"nothing here runs the target {options.profile.name!r}; name a device with --device, "
+            "or install its emulator (apt install qemu-user)"
+        )
+    chosen = [*networks, *map(_network_of_file, model_files)]
+    chosen = chosen or [random_network(name, make, 0) for name, make in GRID.items()]
+    context = _kernel_context(options, read_versions())
+    cache = KernelCache(cache_folder or default_cache_folder(), context)
+    bench = Bench(options.profile, options.linker, options.device, cache, time.time)
+    with tempfile.TemporaryDirectory(prefix="haqnas-") as folder, taught_os_errors(path.parent):
+        found = survey(chosen, specs, bench, Path(folder), _profile_report(progress))
+        base = profile_path(target, read_host_cpu())
+        table = write_profile(base, found, _provenance(options, context, chosen), path)
+        exported = (
+            *(() if haq_folder is None else _export_haq(chosen, found, table, haq_folder)),
+            *(() if ofa_file is None else _export_ofa(found, table, ofa_file)),
+        )
+    return Profiled(path, found, table, exported)
+
+
+def _export_haq(
+    networks: Sequence[Network], found: Survey, table: LatencyTable, folder: Path
+) -> tuple[Path, ...]:
+    """One `.npy` a network; the order of its rows stands beside it, because HAQ's format does not say it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for network, surveyed in zip(networks, found.networks, strict=True):
+        order = module_order(network.model, surveyed.prices)
+        made = to_haq(surveyed.prices, table.model, order, table.provenance.unit)
+        path = folder / f"{network.name}_latency_table.npy"
+        np.save(path, made.latencies, allow_pickle=False)
+        write_atomically(path.with_suffix(".layers.txt"), "".join(f"{name}\n" for name in order).encode())
+        files.append(path)
+    return tuple(files)
+
+
+def _export_ofa(found: Survey, table: LatencyTable, path: Path) -> tuple[Path, ...]:
+    unit = table.provenance.unit
+    tables = [
+        to_ofa(network.canonical, network.prices, table.model, QuantSpec(8, 8), unit, unit == "instructions")
+        for network in found.networks
+    ]
+    write_atomically(path, ofa_text(tables).encode())
+    return (path,)
+
+
+def _network_of_file(model_file: str) -> Network:
+    path, builder = split_model(model_file)
+    loaded = load_model(path, builder)
+    return Network(
+        c_name(path.stem) + (f":{builder}" if builder else ""), loaded.model, loaded.example_inputs
+    )
+
+
+def _kernel_context(options: Options, versions: dict[str, str]) -> dict[str, str]:
+    """All that the time of a kernel depends on besides its function and signature."""
+    target = {
+        name: value for name, value in asdict(options.profile).items() if name not in ("bits", "description")
+    }
+    return {
+        "target": json.dumps(target, sort_keys=True, default=str),
+        "device": options.device.uri if options.device else "",
+        "machine": options.device.fingerprint().key if options.device else "",
+        "haqnas_source": versions["haqnas_source"],
+        "tvm": versions["apache-tvm"],
+    }
+
+
+# Of a fingerprint, what stays as it is from one run to the next.
+_LASTING = (
+    "key",
+    "cpu",
+    "board",
+    "arch",
+    "cores",
+    "pinned_cores",
+    "max_frequency_hz",
+    "governor",
+    "emulator",
+)
+
+
+def _provenance(options: Options, context: dict[str, str], networks: Sequence[Network]) -> Provenance:
+    assert options.device is not None
+    is_measured = options.device.latency_kind == "measured"
+    machine = options.device.fingerprint().to_document()
+    return Provenance(
+        kind=options.device.latency_kind,
+        unit="ns" if is_measured else "instructions",
+        device=options.device.uri,
+        date=datetime.now(UTC).date().isoformat(),
+        versions={name: context[name] for name in ("haqnas_source", "tvm")} | {"haqnas": version("haqnas")},
+        machine={name: str(value) for name, value in machine.items() if name in _LASTING},
+        networks=tuple(network.name for network in networks),
+    )
+
+
+def _profile_report(progress: Report | None) -> Callable[[int, int, str], None]:
+    def report(done: int, total: int, note: str) -> None:
+        if progress is not None:
+            progress(Progress("profile", done, total, note))
+
+    return report

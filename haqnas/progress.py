@@ -1,0 +1,18 @@
+"""Progress: what a long call tells its caller."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A stage begins: number `index` of `total`; `index == total` says that all is done."""
+
+    stage: str
+    index: int
+    total: int
+    note: str
+
+
+Report: TypeAlias = Callable[[Progress], None]
