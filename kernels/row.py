@@ -104,6 +104,9 @@ class Kernel:
     arrange: Callable[[Geometry, np.ndarray], np.ndarray] | None = (
         None  # bias, scale; None: padded to whole blocks
     )
+    writes_beside: Callable[[Geometry], bool] | None = (
+        None  # whether outputs spill into the border; None: never
+    )
     reads_packed: bool = False  # `pack` makes packed weights, which the kernel unpacks itself
 
     def per_channel(self, geometry: Geometry, values: np.ndarray) -> np.ndarray:

@@ -113,4 +113,5 @@ def amx_row(step: amx.Step) -> Kernel:
         extras=extras,
         cost=cost,
         reads_packed=True,
+        writes_beside=lambda g: tiling(g).fold > 1,  # what lies between two rows of a tile
     )

@@ -6,8 +6,9 @@ from functools import partial
 
 import numpy as np
 
+from haqnas.codegen.borders import Border, plan_with_borders
 from haqnas.codegen.layout import NO_HALO, Halo, Layout, dense, extent, loop_nest, natural
-from haqnas.codegen.plan import Lifetime, plan_memory
+from haqnas.codegen.plan import Lifetime
 from haqnas.codegen.program import Call, LayerInfo, Pointer, Program, Region, TensorInfo
 from haqnas.codegen.signature import of_loops, of_numbers
 from haqnas.codegen.split import Balance, Cutting, elementwise_ns, split_elementwise
@@ -71,6 +72,7 @@ class Step:
     signature: str
     section: int
     part: int | None  # None: in a section that one thread runs
+    border: int | None = None  # the image whose border it fills
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Draft:
     layers: list[LayerInfo] = field(default_factory=list)
     weight_bytes: int = 0
     is_exact: bool = True
+    borders: dict[int, Border] = field(default_factory=dict)  # of images, by buffer
+    written_beside: set[int] = field(default_factory=set)  # images whose kernels write into the border
     _constant_offsets: dict[bytes, int] = field(default_factory=dict)
     balance: Balance = field(default_factory=Balance)
     _section: int = 0
@@ -139,9 +143,11 @@ class Draft:
         layer: str,
         signature: str,
         part: int | None = None,
+        border: int | None = None,
     ) -> None:
         """Append a call; the function is built at the first use of its symbol. `signature`: see `signature.py`.
 
+        `border`: the image whose border it fills.
         Calls with a `part` belong to what `begin` began last, all others are for one thread.
         Symbols start with the program's name, so that two artefacts can be linked into one executable.
         """
@@ -153,7 +159,7 @@ class Draft:
             section += 1
         if part is not None:
             section = self._section
-        self.steps.append(Step(full, tuple(arguments), layer, signature, section, part))
+        self.steps.append(Step(full, tuple(arguments), layer, signature, section, part, border))
 
     def begin(self, count: int, work_ns: float, written: RowsWritten | None = None) -> tuple[int | None, ...]:
         """Begin work of about `work_ns` in `count` parts; gives the `part` of the calls of each.
@@ -182,7 +188,10 @@ class Draft:
         return Value(self.allocate(extent(layout) * ITEM_BYTES[dtype]), layout, dtype)
 
     def fill_halo(self, value: Value, zero_point: int, layer: str) -> None:
-        """Write the zero point around an image that owns its buffer: each part around the rows that it wrote."""
+        """Write the zero point around an image that owns its buffer: each part around the rows that it wrote.
+
+        `finish` leaves out what an image before it in the same place has written.
+        """
         halo, (_, channels, height, width) = value.layout.halo, value.layout.shape
         if halo == NO_HALO:
             return
@@ -191,6 +200,7 @@ class Draft:
         gap = (halo.left + halo.right) * channels
         bottom = halo.bottom * row + halo.right * channels
         byte = zero_point ^ 0x80 if value.dtype == "int8" else zero_point
+        self.borders[value.buffer] = Border(value.layout.shape, halo, byte)
         for part, (first, end) in self._writers(value, height):
             is_last = end == height
             before = 0 if first else top
@@ -204,7 +214,7 @@ class Draft:
                 arguments = (start, self.constant(numbers))
                 build = partial(elementwise.halo_kernel, lanes)
                 loops = of_numbers(before=before, gaps=gaps, gap=gap, row=row, after=after)
-                self.call(elementwise.halo_symbol(lanes), build, arguments, layer, loops, part)
+                self.call(elementwise.halo_symbol(lanes), build, arguments, layer, loops, part, value.buffer)
 
     def _writers(self, image: Value, height: int) -> list[tuple[int | None, tuple[int, int]]]:
         """Parts and their rows, where the latest work wrote the image in parts; else one for all rows."""
@@ -283,14 +293,13 @@ class Draft:
         if self.cutting.threads > 1 and sum(life.size_bytes for life in lifetimes.values()) <= _SMALL_BYTES:
             end = len(self.steps)
             lifetimes = {buffer: Lifetime(life.size_bytes, 0, end) for buffer, life in lifetimes.items()}
-        plan = plan_memory(list(lifetimes.values()))
-        places = dict(zip(lifetimes, plan.offsets, strict=True))
+        places = plan_with_borders(lifetimes, self.borders, self.written_beside)
 
         def resolve(argument: Argument) -> Pointer | int:
             if not isinstance(argument, Reference):
                 return argument
             buffer = self.buffers[argument.buffer]
-            base = places[argument.buffer] if buffer.region is Region.WORKSPACE else buffer.base_bytes
+            base = places.offsets[argument.buffer] if buffer.region is Region.WORKSPACE else buffer.base_bytes
             return Pointer(buffer.region, base + argument.offset_bytes, buffer.index)
 
         calls = tuple(
@@ -303,6 +312,7 @@ class Draft:
                 step.signature,
             )
             for step in self.steps
+            if step.border not in places.kept
         )
         return Program(
             name=self.name,
@@ -312,7 +322,7 @@ class Draft:
             functions=self.functions,
             constants=bytes(self.constants) + bytes(SLACK_BYTES),
             packed_weight_bytes=self.weight_bytes,
-            workspace_bytes=plan.total_bytes,
+            workspace_bytes=places.total_bytes,
             layers=tuple(self.layers),
             required_cpu_features=self.profile.cpu_features,
             is_exact=self.is_exact,

@@ -326,6 +326,8 @@ def _emit(
     parts = split_layer(geometry, kernel, ending.finish, draft.cutting)
     packed = store_weights(draft, kernel, parts, weight, w.weight_bits, w.layer)
     bias = _folded_bias(kernel, weight, w)
+    if kernel.writes_beside and any(kernel.writes_beside(part.geometry) for part in parts):
+        draft.written_beside.add(out.buffer)
     numbers = draft.begin(len(parts), layer_ns(geometry, kernel), _rows_written(parts, out))
     for number, part, pointer in zip(numbers, parts, packed.arguments, strict=True):
         g, channels = part.geometry, slice(part.channel, part.channel + part.geometry.channels)

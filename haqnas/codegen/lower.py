@@ -1,7 +1,7 @@
 """Lower: an integer graph -> a Program. Each node becomes a view, or calls of kernels; nothing is interpreted later."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from haqnas.codegen import images, layers, movement
+from haqnas.codegen.borders import shared_halos
 from haqnas.codegen.draft import ITEM_BYTES, Choose, Draft, Value
 from haqnas.codegen.islands import lower_island
 from haqnas.codegen.layout import NO_HALO, Halo, dense
@@ -101,6 +102,7 @@ class _Walk:
         self.fused = fused_sums(self.graph.graph)
         self.deferred = frozenset(self.fused.values())
         self.signed = signed_values(self.graph.graph, self.fused, self.signed_isas)
+        self.wanted = _shared_demands(self.graph.graph, self.signed)
         self.halos: dict[fx.Node, int] = {}  # zero point of each image that has a border
 
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -215,7 +217,7 @@ class _Walk:
             size = ITEM_BYTES[dtype] * int(np.prod(shape))
             return Value(self.draft.external(Region.OUTPUT, index, size), dense(shape), dtype)
         if dtype in ("uint8", "int8") and len(shape) == 4 and shape[0] == 1:
-            halo, zero_point = halo_demand(node)
+            halo, zero_point = self.wanted.get(node, (NO_HALO, 0))
             if halo != NO_HALO:
                 self.halos[node] = zero_point
             return self.draft.new(shape, dtype, halo)
@@ -245,6 +247,15 @@ def halo_demand(node: fx.Node) -> tuple[Halo, int]:
         if wanted != NO_HALO:
             halo, zero_point = halo.union(wanted), point
     return halo, zero_point
+
+
+def _shared_demands(graph: fx.Graph, signed: Set[fx.Node]) -> dict[fx.Node, tuple[Halo, int]]:
+    """Halo and zero point of each image that has a halo; images alike have one halo, so that they may take turns."""
+    demands = {node: halo_demand(node) for node in graph.nodes if node.target not in VIEWS}
+    demands = {node: demand for node, demand in demands.items() if demand[0] != NO_HALO}
+    kinds = {node: (shape_of(node), point, node in signed) for node, (_, point) in demands.items()}
+    halos = shared_halos({node: (demands[node][0], kind) for node, kind in kinds.items()})
+    return {node: (halo, demands[node][1]) for node, halo in halos.items()}
 
 
 def window_of(node: fx.Node) -> layers.Window:

@@ -269,7 +269,8 @@ class Chain(nn.Module):
         for i in range(len(self.cases)):
             case = self.cases[i]
             weight, bias, scale = (getattr(self, f"{name}{i}") for name in ("weight", "bias", "scale"))
-            y = haqnas.qconv2d(x, weight, bias, scale, *case["window"], 8, 8, zero_point, *case["clamp"])
+            bits = (case["weight_bits"], case["act_bits"])
+            y = haqnas.qconv2d(x, weight, bias, scale, *case["window"], *bits, zero_point, *case["clamp"])
             zero_point = case["clamp"][0]
             if "sum" in case:
                 y = haqnas.qadd(y, x, *case["sum"])
