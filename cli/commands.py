@@ -33,7 +33,9 @@ def _read_share(_context: click.Context, _option: click.Parameter, text: str | N
 
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 device_option = click.option(
-    "--device", metavar="URI", help="local, qemu or qemu:CPU; default: what can run it."
+    "--device",
+    metavar="URI",
+    help="local, qemu:CPU, ssh://user@host or tvm-rpc://host:port/key (docs/devices.md); default: what can run it.",
 )
 
 
@@ -222,22 +224,30 @@ def _refuse_together(**options: object) -> None:
 
 @group.command("inspect")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@device_option
 @json_option
-def inspect_command(directory: Path, is_json: bool) -> None:
-    """Print the artefact DIR layer by layer, with what its binary really holds."""
+def inspect_command(directory: Path, device: str | None, is_json: bool) -> None:
+    """Print the artefact DIR layer by layer, with what its binary really holds.
+
+    With --device also the time of each layer there, where DIR was compiled with --format exe,layers.
+    """
     from haqnas.artifact import load
-    from haqnas.layer_rows import rows_in_binary
+    from haqnas.layer_rows import rows_in_binary, time_layers
 
     artifact = load(directory)
     rows = artifact.manifest.layers
     found = rows_in_binary(artifact)
+    times_s = time_layers(artifact, device) if device is not None else (None,) * len(rows)
     if is_json:
-        layers = [{**asdict(row), "in_binary": there} for row, there in zip(rows, found, strict=True)]
+        layers = [
+            {**asdict(row), "in_binary": there, "time_s": time_s}
+            for row, there, time_s in zip(rows, found, times_s, strict=True)
+        ]
         print_json({**summary_document(artifact), "layers": layers})
         return
     print_lines(summarise(artifact))
     print()
-    numbers = ("weights", "packed bytes", "bits/weight", "macs")
+    numbers = ("weights", "packed bytes", "bits/weight", "macs", "time")
     columns = ("layer", "kind", "requested", "simulated", "emitted", *numbers, "in binary", "kernel")
     print_table(
         columns,
@@ -252,10 +262,11 @@ def inspect_command(directory: Path, is_json: bool) -> None:
                 f"{row.packed_bytes:,}" if row.packed_bytes else "-",
                 f"{row.packed_bytes * 8 / row.num_weights:.2f}" if row.num_weights else "-",
                 f"{row.macs:,}" if row.macs else "-",
+                f"{time_s * 1e6:.1f} us" if time_s is not None else "-",
                 _found(row.packed_bytes, there),
                 row.kernel,
             )
-            for row, there in zip(rows, found, strict=True)
+            for row, there, time_s in zip(rows, found, times_s, strict=True)
         ),
         numbers,
     )
@@ -271,7 +282,10 @@ def _found(packed_bytes: int, is_there: bool | None) -> str:
 @click.argument("name", required=False)
 @json_option
 def targets_command(name: str | None, is_json: bool) -> None:
-    """List the shipped profiles, or show one (also `host`, or your own profile.toml)."""
+    """List the shipped profiles, or show one (also `host`, or your own profile.toml).
+
+    "runs on" is the device of this machine; --device of other commands names a board (docs/devices.md).
+    """
     from haqnas.devices.choose import device_for
     from haqnas.devices.local import read_host_cpu
     from haqnas.hardware import find_profile, shipped_profiles

@@ -1,4 +1,4 @@
-"""What `haqnas doctor` looks at: Python, packages, compiler, emulators, the CPU."""
+"""What `haqnas doctor` looks at: Python, packages, compiler, emulators, the way to boards, the CPU."""
 
 import importlib
 import importlib.metadata
@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from haqnas.devices.local import read_host_cpu
+from haqnas.devices.registry import known_transports
 from haqnas.errors import HaqnasError
 from haqnas.hardware import find_profile
 
@@ -33,7 +34,7 @@ def examine() -> tuple[Finding, ...]:
     """Look at everything; never raises."""
     packages = (_package(name, module, purpose) for name, (module, purpose) in _PACKAGES.items())
     emulators = (_emulator(program, machine) for program, machine in _EMULATORS.items())
-    return (_python(), *packages, *emulators, _cpu(), _host())
+    return (_python(), *packages, *emulators, _ssh(), _devices(), _cpu(), _host())
 
 
 def _python() -> Finding:
@@ -55,6 +56,19 @@ def _emulator(program: str, machine: str) -> Finding:
     path = shutil.which(program)
     detail = path or f"runs {machine} binaries here; type: apt install qemu-user"
     return Finding(program, path is not None, False, detail)
+
+
+def _ssh() -> Finding:
+    path = shutil.which("ssh")
+    return Finding("ssh", path is not None, False, path or "reaches boards; type: apt install openssh-client")
+
+
+def _devices() -> Finding:
+    try:
+        schemes = known_transports()
+    except HaqnasError as error:
+        return Finding("devices", False, True, str(error))
+    return Finding("devices", True, True, f"--device knows {', '.join(sorted(schemes))} (docs/devices.md)")
 
 
 def _cpu() -> Finding:

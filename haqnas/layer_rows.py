@@ -1,12 +1,15 @@
 """The manifest's row of each layer, and the same layer's weights found again in the executable."""
 
 import hashlib
+import json
 
 import torch
 from torch.fx import GraphModule
 
 from haqnas.artifact import Artifact
 from haqnas.codegen.program import LayerInfo, Program
+from haqnas.devices.device import Device
+from haqnas.errors import ConfigurationError, DeviceError, ProgramError
 from haqnas.graph.layers import list_layers
 from haqnas.manifest import LayerRow
 from haqnas.space.policy import Policy
@@ -71,3 +74,46 @@ def rows_in_binary(artifact: Artifact) -> tuple[bool | None, ...]:
         return hashlib.sha256(data[start : start + row.packed_bytes]).hexdigest() == row.weights_sha256
 
     return tuple(is_there(row) for row in manifest.layers)
+
+
+_RUNS = 30
+_TIMEOUT_S = 600.0
+
+
+def time_layers(artifact: Artifact, device_uri: str | None) -> tuple[float | None, ...]:
+    """Seconds of each row of the manifest on a device, all its kernel calls together; None: it has no call of its own.
+
+    Runs the executable of the format `layers`. Raises ConfigurationError where the artefact has none or the device
+    measures no time, ProgramError and DeviceError where the run fails.
+    """
+    manifest = artifact.manifest
+    path = f"bin/{manifest.name}-layers"
+    if path not in manifest.files:
+        raise ConfigurationError(
+            f"{artifact.directory} has no executable that times its layers (its formats are "
+            f"{', '.join(manifest.formats)}); compile with --format exe,layers"
+        )
+    device = artifact.device(device_uri)
+    if device is None:
+        raise DeviceError(f"nothing here can run the target {manifest.profile.name!r}; name a --device")
+    if device.latency_kind != "measured":
+        raise ConfigurationError(
+            f"{device.uri} counts instructions and measures no time; name a device that does, or leave --device out"
+        )
+    sums = _run_layers(artifact, path, device)
+    return tuple(sums.get(row.name) for row in manifest.layers)
+
+
+def _run_layers(artifact: Artifact, path: str, device: Device) -> dict[str, float]:
+    completed = device.run(artifact.directory / path, ("--layers", str(_RUNS)), _TIMEOUT_S)
+    if completed.exit_code != 0:
+        raise ProgramError(f"{path} --layers failed on {device.uri}: {completed.stderr.strip()}")
+    sums: dict[str, float] = {}
+    try:
+        for call in json.loads(completed.stdout)["calls"]:
+            sums[call["layer"]] = sums.get(call["layer"], 0.0) + call["median_ns"] * 1e-9
+    except (ValueError, KeyError, TypeError):
+        raise ProgramError(
+            f"{path} --layers on {device.uri} printed no times: {completed.stdout[:200]!r}"
+        ) from None
+    return sums

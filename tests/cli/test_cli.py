@@ -215,7 +215,7 @@ def test_line_of_the_model_is_named(haqnas: Haqnas, tmp_path: Path) -> None:
         (["--bits", "nowhere.json"], 2, "nowhere.json cannot be read"),
         (["--format", "exe,dll"], 2, "exe, a, so, tvm"),
         (["--format", ""], 2, "exe, a, so, tvm"),
-        (["--device", "ssh://board"], 2, "unknown device"),
+        (["--device", "gpu:0"], 2, "unknown device"),
         (["--target", "arm-cpu", "--device", "local"], 4, "--device qemu"),
         (["--cc", "no-such-compiler -O2"], 4, "no-such-compiler"),
         (["--cc", "false"], 4, "compiler"),
