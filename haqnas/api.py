@@ -88,6 +88,8 @@ def compile(
         request = _hash(options, canonical, samples, judges, example_inputs, versions)
         finished = None if fresh else _find_finished(directory, request)
         if finished is None:
+            if options.device is not None and device is not None:
+                options.device.fingerprint()  # a board that cannot be reached is told before the work
             work = stage_folder(state, request, fresh)
             timings = Timings(cache_folder or default_cache_folder(), _timing_context(options, versions))
             compiled = run_stages(options, model, canonical, samples, judges, work, report, timings)
