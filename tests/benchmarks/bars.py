@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tests.benchmarks.arm import Count
 from tests.benchmarks.compare import Comparison
 from tests.benchmarks.low_bits import CONV_7, CONV_14, LINEAR, Gain
+from tests.benchmarks.network_model import Prediction, mean_error
 from tests.benchmarks.roofline import Roofline
 from tests.benchmarks.tuning import Tuning
 
@@ -32,22 +34,25 @@ class Results:
     gains: list[Gain] = field(default_factory=list)
     rooflines: list[Roofline] = field(default_factory=list)
     tunings: list[Tuning] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A ratio that must be at least `wanted`; `got` is None where this run did not measure all it needs."""
+    """A figure that must be `limit` `wanted`; `got` is None where this run did not measure all it needs."""
 
     name: str
     wanted: float
     got: float | None
     place: str  # which of several it is, for the worst one
+    limit: Literal["at least", "at most"] = "at least"
 
     @property
     def verdict(self) -> str:
         if self.got is None:
             return "not measured"
-        return "ok" if self.got >= self.wanted else "missed"
+        is_met = self.got >= self.wanted if self.limit == "at least" else self.got <= self.wanted
+        return "ok" if is_met else "missed"
 
 
 def bars(results: Results) -> tuple[Bar, ...]:
@@ -79,7 +84,15 @@ def bars(results: Results) -> tuple[Bar, ...]:
         found.append(_worst(name, wanted, ratios, shapes))
     by_rule = {one.network: 1 / one.ratio.median for one in results.tunings}
     found.append(_worst("1 thread, tuned / by rule (within 15 %): worst of the eight", 0.87, by_rule, EIGHT))
+    for target, wanted in (("host", 0.07), ("cortex-a72", 0.03)):
+        found.append(_error(target, wanted, [p for p in results.predictions if p.target == target]))
     return tuple(found)
+
+
+def _error(target: str, wanted: float, predictions: Sequence[Prediction]) -> Bar:
+    name = f"{target}, network model: mean |error| over the eight at mixed bits"
+    is_measured = set(EIGHT) <= {one.network for one in predictions}
+    return Bar(name, wanted, mean_error(predictions) if is_measured else None, "", "at most")
 
 
 def _peer_ratios(comparisons: Sequence[Comparison], threads: int) -> dict[str, float]:

@@ -3,8 +3,8 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,19 @@ def come_first(chosen: Sequence[int]) -> None:
     os.sched_setaffinity(0, chosen)
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
+@contextmanager
+def going_first() -> Iterator[None]:
+    """What this thread starts goes before others where that is allowed (root), as `come_first`."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, -20)
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def describe() -> dict[str, Any]:

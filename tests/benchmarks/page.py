@@ -4,6 +4,7 @@ python -m tests.benchmarks.page build/bench/results.json
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,22 @@ def gains_table(gains: Sequence[dict[str, Any]]) -> str:
     return table(("layer", "target", "bits", "w8a8", "fewer bits", "ratio"), rows)
 
 
+def predictions_table(predictions: Sequence[dict[str, Any]]) -> str:
+    """By network and target, the mean |relative error|."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for one in predictions:
+        errors.setdefault((one["network"], one["target"]), []).append(
+            abs(one["predicted"] / one["end_to_end"] - 1)
+        )
+    targets = tuple(dict.fromkeys(target for _, target in errors))
+    rows = [
+        (network, *(f"{statistics.mean(errors[network, target]):.1%}" for target in targets))
+        for network in dict.fromkeys(network for network, _ in errors)
+        if all((network, target) in errors for target in targets)
+    ]
+    return table(("mean error of predictions", *targets), rows)
+
+
 def tunings_table(tunings: Sequence[dict[str, Any]]) -> str:
     rows = [
         (
@@ -112,14 +129,14 @@ def bars_table(bars: Sequence[dict[str, Any]]) -> str:
     rows = [
         (
             bar["name"],
-            f"{bar['wanted']}",
-            "" if bar["got"] is None else f"{bar['got']:.2f}",
+            f"{bar['limit']} {bar['wanted']}",
+            "" if bar["got"] is None else f"{bar['got']:.3g}",
             bar["place"],
             bar["verdict"],
         )
         for bar in bars
     ]
-    return table(("bar", "at least", "got", "", ""), rows)
+    return table(("bar", "wanted", "got", "", ""), rows)
 
 
 def page(results: dict[str, Any]) -> str:
@@ -131,6 +148,7 @@ def page(results: dict[str, Any]) -> str:
     parts += [
         counts_table(results["counts"]),
         gains_table(results["gains"]),
+        predictions_table(results["predictions"]),
         tunings_table(results["tunings"]),
         roofline_table(results["rooflines"]),
     ]

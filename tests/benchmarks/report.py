@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.bars import Bar, Results
     from tests.benchmarks.compare import Comparison
     from tests.benchmarks.low_bits import Gain
+    from tests.benchmarks.network_model import Prediction
     from tests.benchmarks.roofline import Roofline
     from tests.benchmarks.tuning import Tuning
 
@@ -103,6 +104,32 @@ def tunings_text(tunings: Sequence["Tuning"]) -> str:
     return table(rows) + "\n"
 
 
+def predictions_text(predictions: Sequence["Prediction"]) -> str:
+    rows = [("network, policy", "target", "predicted", "end to end", "error")]
+    for one in predictions:
+        amounts = (
+            f"{value * 1e6:.1f} us" if one.unit == "s" else f"{value:,.0f}"
+            for value in (one.predicted, one.end_to_end)
+        )
+        rows.append((f"{one.network} {one.policy}", one.target, *amounts, f"{one.error:+.2%}"))
+    return table(rows) + "\n"
+
+
+def errors_text(predictions: Sequence["Prediction"]) -> str:
+    """Mean absolute error by target."""
+    from tests.benchmarks.network_model import mean_error
+
+    rows = [("network model", "networks", "policies", "mean |error|", "greatest")]
+    for target in dict.fromkeys(one.target for one in predictions):
+        chosen = [one for one in predictions if one.target == target]
+        greatest = max(abs(one.error) for one in chosen)
+        networks = {one.network for one in chosen}
+        rows.append(
+            (target, f"{len(networks)}", f"{len(chosen)}", f"{mean_error(chosen):.2%}", f"{greatest:.2%}")
+        )
+    return table(rows) + "\n"
+
+
 def roofline_text(found: "Roofline") -> str:
     """The layers that take longest, and the network as a whole."""
     rows = [("layer", "us", "of compute", "of memory", "kernel")]
@@ -144,10 +171,10 @@ def summary_text(comparisons: Sequence["Comparison"]) -> str:
 
 
 def bars_text(found: Sequence["Bar"]) -> str:
-    rows = [("bar", "at least", "got", "", "")]
+    rows = [("bar", "wanted", "got", "", "")]
     for bar in found:
-        got = "" if bar.got is None else f"{bar.got:.2f}"
-        rows.append((bar.name, f"{bar.wanted}", got, bar.place, bar.verdict))
+        got = "" if bar.got is None else f"{bar.got:.3g}"
+        rows.append((bar.name, f"{bar.limit} {bar.wanted}", got, bar.place, bar.verdict))
     return table(rows) + "\n"
 
 
@@ -162,6 +189,8 @@ def results_text(results: "Results") -> str:
         parts.append(counts_text(results.counts))
     if results.gains:
         parts.append(gains_text(results.gains))
+    if results.predictions:
+        parts.append(errors_text(results.predictions))
     if results.tunings:
         parts.append(tunings_text(results.tunings))
     if results.rooflines:

@@ -1,16 +1,30 @@
 """Wall time and peak memory of whole compilations, each in a process of its own; time per inference here."""
 
+import random
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import haqnas
+from haqnas.codegen.lower import lower
+from haqnas.devices.kernel_times import kernels_of
+from haqnas.graph.layers import list_layers
+from haqnas.measure import Subject, measure
+from haqnas.quantspec import QuantSpec
+from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.integerize import integerize
+from haqnas.rewrite.quantize import quantize
+from haqnas.space.policy import Policy
+from tests.benchmarks.network_model import SPECS, kernel_bench
+from tests.measured import canonical_network
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAX_MEMORY_BYTES = 4 * 2**30
+MIN_KERNELS_PER_S = 8
 PROGRAM = """
 import sys, haqnas
 from tests.zoo import build, resnet20, resnet50
@@ -55,3 +69,24 @@ def test_digits_inference(benchmark, tmp_path):
     )
     latency = benchmark.pedantic(artifact.bench, kwargs={"runs": 1000}, rounds=3)
     print(f"\ndigits: {latency}")
+
+
+@pytest.mark.parametrize("target", [pytest.param("cortex-a72", marks=pytest.mark.arm), "host"])
+def test_kernels_of_a_cold_policy(target, benchmark, tmp_path):
+    """Compiled, linked and measured with nothing in the cache; a kernel is a call with a shape of its own."""
+    canonical, inputs = canonical_network("resnet20")
+    rng = random.Random(5)
+    bits = {layer.name: rng.choice(SPECS) for layer in list_layers(canonical)}
+    graph = integerize(calibrate(quantize(canonical, Policy(QuantSpec(8, 8), bits)), [inputs]))
+    program = lower(graph, kernel_bench(target, tmp_path).profile, "net")
+
+    def anew():
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        bench = kernel_bench(target, folder)
+        return ([Subject("mixed", program)], bench, folder / "work", lambda *_: None), {}
+
+    benchmark.pedantic(measure, setup=anew, rounds=3)
+    count = len(set(kernels_of(program)))
+    benchmark.extra_info["kernels_per_s"] = rate = count / benchmark.stats.stats.min
+    print(f"\n{target}: {count} kernels, {rate:.1f} a second")
+    assert rate >= MIN_KERNELS_PER_S

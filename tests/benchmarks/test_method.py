@@ -13,6 +13,7 @@ from tests.benchmarks.bars import EIGHT, Results, bars
 from tests.benchmarks.compare import Comparison
 from tests.benchmarks.contenders import OURS, Turn
 from tests.benchmarks.interleave import Schedule, Timing, best_peer, interleave, ratio
+from tests.benchmarks.network_model import Prediction, mixed_policies, undisturbed_s
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.tuning import Tuning
@@ -115,6 +116,37 @@ def test_the_choice_by_rule_may_be_15_percent_slower_than_the_tuned_one(slowest,
     assert f"{slowest:.2f} to {slowest:.2f}" in report.results_text(results)
     document = {"bars": [], **asdict(results)}
     assert f"| {slowest:.2f} ({slowest:.2f} to {slowest:.2f}) | 1 of 9 |" in page.page(document)
+
+
+@pytest.mark.parametrize(("error", "host", "cortex_a72"), [(0.02, "ok", "ok"), (0.05, "ok", "missed")])
+def test_predictions_may_be_wrong_by_so_much(error, host, cortex_a72):
+    predictions = [
+        Prediction(name, target, index, "s", 1.0 + sign * error, 1.0)
+        for name in EIGHT
+        for target in ("host", "cortex-a72")
+        for index, sign in enumerate((-1, 1))  # errors of both signs do not make up for each other
+    ]
+    results = Results(predictions=predictions)
+    found = {bar.name.split(",")[0]: bar for bar in bars(results) if "network model" in bar.name}
+    assert {target: bar.verdict for target, bar in found.items()} == {"host": host, "cortex-a72": cortex_a72}
+    assert found["host"].got == pytest.approx(error)
+    assert f"{error:.2%}" in report.results_text(results)
+    assert f"| vww | {error:.1%} | {error:.1%} |" in page.page({"bars": [], **asdict(results)})
+    few = Results(predictions=predictions[4:])
+    assert {bar.verdict for bar in bars(few) if "network model" in bar.name} == {"not measured"}
+
+
+def test_policies_are_mixed_and_the_same_every_time():
+    layers = [f"layer{index}" for index in range(20)]
+    policies = mixed_policies(layers, 4)
+    assert policies == mixed_policies(layers, 4)
+    assert policies[:2] == mixed_policies(layers, 2)
+    assert len({policy.to_json() for policy in policies}) == 4
+    assert all(len(set(policy.layers.values())) > 2 for policy in policies)
+
+
+def test_disturbed_runs_do_not_count():
+    assert undisturbed_s([0.5, *[1.0] * 9, *[7.0] * 10]) == pytest.approx(1.0)
 
 
 def test_all_names_exist():

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.benchmarks import arm, low_bits, machine, report, roofline, tuning
+from tests.benchmarks import arm, low_bits, machine, network_model, report, roofline, tuning
 from tests.benchmarks.compare import QUICK, THOROUGH, compare
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import PEERS
@@ -40,6 +40,14 @@ def test_time_of_fewer_bits(case, is_quick, results):
 @pytest.mark.parametrize("case", low_bits.COUNTED, ids=" ".join)
 def test_instructions_of_fewer_bits(case, results):
     results.gains.append(low_bits.count_gain(*case))
+
+
+@pytest.mark.parametrize("target", [pytest.param("cortex-a72", marks=pytest.mark.arm), "host"])
+@pytest.mark.parametrize("network", network_model.EIGHT)
+def test_predictions_of_mixed_bits(network, target, is_quick, results):
+    found = network_model.predict_network(network, target, is_quick)
+    results.predictions.extend(found)
+    print("\n" + report.predictions_text(found))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
