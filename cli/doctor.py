@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+from haqnas.devices.llvm_mca import find_mca
 from haqnas.devices.local import read_host_cpu
 from haqnas.devices.registry import known_transports
 from haqnas.errors import HaqnasError
@@ -34,7 +35,7 @@ def examine() -> tuple[Finding, ...]:
     """Look at everything; never raises."""
     packages = (_package(name, module, purpose) for name, (module, purpose) in _PACKAGES.items())
     emulators = (_emulator(program, machine) for program, machine in _EMULATORS.items())
-    return (_python(), *packages, *emulators, _ssh(), _devices(), _cpu(), _host())
+    return (_python(), *packages, *emulators, _mca(), _ssh(), _devices(), _cpu(), _host())
 
 
 def _python() -> Finding:
@@ -56,6 +57,19 @@ def _emulator(program: str, machine: str) -> Finding:
     path = shutil.which(program)
     detail = path or f"runs {machine} binaries here; type: apt install qemu-user"
     return Finding(program, path is not None, False, detail)
+
+
+def _mca() -> Finding:
+    try:
+        found = find_mca("aarch64", "cortex-a72")
+    except HaqnasError as error:
+        return Finding("llvm-mca", False, False, str(error))
+    detail = (
+        f"{found.version}, models cycles under qemu"
+        if found
+        else "models cycles better; type: apt install llvm"
+    )
+    return Finding("llvm-mca", found is not None, False, detail)
 
 
 def _ssh() -> Finding:

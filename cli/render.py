@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from haqnas.api import Profiled
     from haqnas.artifact import Artifact
     from haqnas.devices.comparison import Comparison
+    from haqnas.devices.fingerprint import Fingerprint
     from haqnas.devices.latency import Latency
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
@@ -85,6 +86,8 @@ def latency_rows(latency: "Latency") -> list[tuple[str, str]]:
         rows.append(
             ("steady state", f"after {latency.steady_after_s:.1f} s; the figures are of what came then")
         )
+    if latency.fingerprint is not None and latency.kind == "measured":
+        rows.append(("machine", _describe_machine(latency.fingerprint)))
     if latency.caches is not None:
         rows.append(("caches", _CACHES[latency.caches]))
     if latency.cycle_model is not None:
@@ -96,6 +99,20 @@ _CACHES = {
     "warm": "warm: runs follow each other, as in a deployment that runs without pause",
     "cold": "cold: evicted before each run, as in a deployment that wakes now and then",
 }
+
+
+def _describe_machine(machine: "Fingerprint") -> str:
+    """What is known of it and bears on times."""
+    pinned = ", ".join(map(str, machine.affinity or ()))
+    facts = (
+        machine.cpu,
+        machine.board,
+        f"core {pinned}" if pinned else None,
+        f"{machine.frequency_hz / 1e9:.2f} GHz" if machine.frequency_hz else None,
+        f"governor {machine.governor}" if machine.governor else None,
+        f"{machine.temperature_c:.0f} C" if machine.temperature_c is not None else None,
+    )
+    return ", ".join(fact for fact in facts if fact) or "unknown"
 
 
 def comparison_rows(comparison: "Comparison", names: tuple[str, str]) -> list[tuple[str, str]]:

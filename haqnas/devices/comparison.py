@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -99,7 +99,8 @@ def compare_latency(
         ratio = compare_pairs(turns[1].pairs(), turns[0].pairs())
         stopped = _stopped(ratio, plan, clock() >= deadline)
         if stopped is not None:
-            return _compare_times(turns, ratio, device, plan, stopped)
+            found = _compare_times(turns, ratio, device, plan, stopped)
+            return replace(found, first=replace(found.first, fingerprint=device.fingerprint()))
 
 
 def _stopped(ratio: Ratio, plan: TimingPlan, is_late: bool) -> Stopped | None:

@@ -53,7 +53,9 @@ def model_cycles(executions: Mapping[Block, int], arch: str, costs: CoreCosts, c
     if mca is None:
         return Cycles(round(total), f"{costs.core} by costs of instruction classes")
     rest = f"; {in_rest / total:.1%} by costs of instruction classes" if in_rest else ""
-    return Cycles(round(total), f"{costs.core} by llvm-mca {mca.version}{rest}")
+    is_own = mca.scheduling.lower() in costs.core.replace("-", "")
+    lent = "" if is_own else f" with LLVM's model of {mca.scheduling}"
+    return Cycles(round(total), f"{costs.core} by llvm-mca {mca.version}{lent}{rest}")
 
 
 def cycles_by_class(block: Sequence[str], arch: str, costs: CoreCosts) -> float:

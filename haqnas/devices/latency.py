@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from haqnas.devices.cycles import model_cycles
 from haqnas.devices.device import Device, LatencyKind
+from haqnas.devices.fingerprint import Fingerprint
 from haqnas.devices.qemu import QemuDevice
 from haqnas.devices.statistics import Summary, steady_start, summarise, summarise_batches
 from haqnas.errors import ConfigurationError, DeviceError
@@ -84,10 +85,12 @@ class Latency:
     cycles: int | None = None  # of the modelled core: see docs/timing.md for what the model leaves out
     cycle_model: str | None = None  # what `cycles` were computed with
     warnings: tuple[str, ...] = ()
+    fingerprint: Fingerprint | None = None  # of the machine, as it was after the measurement
 
     def to_document(self) -> dict[str, Any]:
         """For JSON: fields that are known."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return known if self.fingerprint is None else {**known, "fingerprint": self.fingerprint.to_document()}
 
 
 def measure_latency(
@@ -103,7 +106,15 @@ def measure_latency(
     `threads`: that the executable was built for. `timeout_s`: of one process. Raises DeviceError.
     """
     if isinstance(device, QemuDevice):
-        return _count(executable, device, timeout_s, threads)
+        latency = _count(executable, device, timeout_s, threads)
+    else:
+        latency = _time(executable, device, plan, timeout_s, clock)
+    return replace(latency, fingerprint=device.fingerprint())
+
+
+def _time(
+    executable: Path, device: Device, plan: TimingPlan, timeout_s: float, clock: Callable[[], float]
+) -> Latency:
     if plan.sustained_s is not None:
         return _sustain(executable, device, plan, timeout_s, clock)
     if plan.runs is not None:

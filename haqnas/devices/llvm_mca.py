@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +35,9 @@ class Mca:
     version: str
     arch: str
     core: str  # LLVM's name
+    scheduling: (
+        str  # whose scheduling model LLVM takes for it: older versions lend newer cores that of an A57
+    )
 
 
 def find_mca(arch: str, core: str) -> Mca | None:
@@ -45,11 +48,15 @@ def find_mca(arch: str, core: str) -> Mca | None:
     for suffix in ("", *(f"-{version}" for version in VERSIONS)):
         program, disassembler = shutil.which(f"llvm-mca{suffix}"), shutil.which(f"llvm-mc{suffix}")
         if program is not None and disassembler is not None:
-            installed.append(Mca(program, disassembler, _version(program), arch, core))
+            installed.append(Mca(program, disassembler, _version(program), arch, core, ""))
     newest_first = sorted(
         installed, key=lambda mca: [int(n) for n in re.findall(r"\d+", mca.version)], reverse=True
     )
-    return next((mca for mca in newest_first if _knows_core(mca)), None)
+    for mca in newest_first:
+        scheduling = _scheduling(mca)
+        if scheduling is not None:
+            return replace(mca, scheduling=scheduling)
+    return None
 
 
 def count_cycles(blocks: Sequence[Block], mca: Mca, cache_folder: Path) -> dict[Block, float]:
@@ -79,9 +86,13 @@ def _version(program: str) -> str:
     return found[1] if found else "0"
 
 
-def _knows_core(mca: Mca) -> bool:
+def _scheduling(mca: Mca) -> str | None:
+    """The name that the units of the core begin with ("A57UnitB"), None where LLVM has no model of it."""
     completed = _run(_command(mca), "nop\n")
-    return completed.returncode == 0 and "not a recognized processor" not in completed.stderr
+    if completed.returncode != 0 or "not a recognized processor" in completed.stderr:
+        return None
+    units = json.loads(completed.stdout)["TargetInfo"]["Resources"]
+    return str(units[0]).partition("Unit")[0] if "Unit" in units[0] else mca.core
 
 
 def _command(mca: Mca) -> list[str]:

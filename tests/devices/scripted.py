@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from haqnas.devices.device import Completed
+from haqnas.devices.fingerprint import Fingerprint
 
 # (executable, seconds since the start, how many) -> seconds of each run
 Times = Callable[[Path, float, int], Sequence[float]]
@@ -24,6 +25,9 @@ class ScriptedDevice:
 
     def clock(self) -> float:
         return self.now_s
+
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.uri, cpu="of the test")
 
     def run(
         self, executable: Path, arguments: Sequence[str], timeout_s: float, *_: Any, **__: Any

@@ -40,6 +40,8 @@ def test_a_quiet_device_is_measured_until_the_interval_is_narrow(rng: np.random.
     assert (latency.high_s - latency.low_s) / 2 <= 0.01 * 1e-3
     assert latency.median_s == pytest.approx(1e-3, rel=0.01)
     assert latency.warnings == ()
+    assert latency.fingerprint == device.fingerprint()
+    assert latency.to_document()["fingerprint"]["cpu"] == "of the test"
     assert len(device.commands) >= LEAST_SAMPLES  # processes
     assert device.now_s < 5
 
