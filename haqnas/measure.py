@@ -23,6 +23,7 @@ from haqnas.codegen.program import Program
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
 from haqnas.devices.cache import KernelCache
 from haqnas.devices.device import Device
+from haqnas.devices.health import Failure, Health, attempt
 from haqnas.devices.kernel_times import (
     Kernel,
     KernelTime,
@@ -31,7 +32,7 @@ from haqnas.devices.kernel_times import (
     mean_time,
     measure_kernel_set,
 )
-from haqnas.errors import DeviceError, VerificationError
+from haqnas.errors import ProgramError, VerificationError
 from haqnas.hardware import HardwareProfile
 
 SET_NAME = "kernels"
@@ -93,9 +94,12 @@ def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, report: Rep
     found: dict[Kernel, KernelTime] = {}
     num_built = 0
 
+    health = Health()
+
     def finish(group: Sequence[Subject], executable: Path, place: Path) -> None:
         """Run a set and keep its times at once: a kill loses no more than the set in progress."""
-        results = _run(group, executable, bench, place)
+        nonlocal health  # sets are finished one after the other
+        health, results = _run(group, executable, bench, place, health)
         times = _new_times(group, results, {**known, **found})
         bench.cache.put(times, bench.clock())
         found.update(times)
@@ -163,23 +167,31 @@ def _expected(group: Sequence[Subject], program: Program) -> list[Array]:
 
 
 def _run(
-    group: Sequence[Subject], executable: Path, bench: Bench, folder: Path
-) -> Mapping[str, SegmentTime | str]:
-    """The times of each program, or why it has none: where a set fails, its programs are run one by one."""
-    try:
-        if all(subject.expected is not None and subject.program.is_exact for subject in group):
-            _check(executable, bench.device)
-        calls = [len(subject.program.calls) for subject in group]
-        times = measure_kernel_set(executable, calls, bench.device, RUN_TIMEOUT_S)
-    except (DeviceError, VerificationError) as error:
-        if len(group) == 1:
-            return {group[0].label: str(error)}
-        results: dict[str, SegmentTime | str] = {}
-        for number, subject in enumerate(group):
-            alone = _build([subject], bench, folder / str(number))
-            results |= _run([subject], alone, bench, folder / str(number))
-        return results
-    return dict(zip((subject.label for subject in group), times, strict=True))
+    group: Sequence[Subject], executable: Path, bench: Bench, folder: Path, health: Health
+) -> tuple[Health, Mapping[str, SegmentTime | str]]:
+    """The times of each program, or why it has none: where a set fails, its programs are run one by one.
+
+    A device that fails again and again is asked no more: the rest has that for its reason.
+    """
+    health, times = attempt(health, bench.device.uri, lambda: _measure_set(group, executable, bench))
+    if not isinstance(times, Failure):
+        return health, dict(zip((subject.label for subject in group), times, strict=True))
+    if len(group) == 1 or health.is_set_aside:
+        return health, {subject.label: times.message for subject in group}
+    results: dict[str, SegmentTime | str] = {}
+    for number, subject in enumerate(group):
+        place = folder / str(number)
+        alone = executable if health.is_set_aside else _build([subject], bench, place)
+        health, own = _run([subject], alone, bench, place, health)
+        results |= own
+    return health, results
+
+
+def _measure_set(group: Sequence[Subject], executable: Path, bench: Bench) -> Sequence[SegmentTime]:
+    if all(subject.expected is not None and subject.program.is_exact for subject in group):
+        _check(executable, bench.device)
+    calls = [len(subject.program.calls) for subject in group]
+    return measure_kernel_set(executable, calls, bench.device, RUN_TIMEOUT_S)
 
 
 def _check(executable: Path, device: Device) -> None:
@@ -187,7 +199,7 @@ def _check(executable: Path, device: Device) -> None:
     if completed.exit_code == EXIT_MISMATCH:
         raise VerificationError(f"wrong numbers on {device.uri}: {completed.stderr.strip()}")
     if completed.exit_code != 0:
-        raise DeviceError(f"the kernels do not run on {device.uri}: {completed.stderr.strip()}")
+        raise ProgramError(f"the kernels do not run on {device.uri}: {completed.stderr.strip()}")
 
 
 def _new_times(

@@ -86,6 +86,16 @@ def test_a_device_that_fails_gives_reasons_and_loses_nothing(tmp_path, uniforms,
     assert found.times == kept.times
 
 
+def test_a_device_that_fails_again_and_again_is_asked_no_more(tmp_path, uniforms, host_bench, device):
+    device.fails = "--golden"
+    found = measure([subject(uniform) for uniform in uniforms], host_bench, tmp_path / "work", silent)
+    assert device.runs == ["--golden"] * 3  # all in one set, then two alone
+    assert found.failures["w4a8"] == "the device is gone"
+    assert found.failures["w4a4"] == (
+        "local is set aside after 3 failures in a row; the last: the device is gone"
+    )
+
+
 @pytest.mark.arm
 def test_counts_of_an_emulator_repeat_exactly(tmp_path):
     profile = PROFILES["cortex-a53"]

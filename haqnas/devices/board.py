@@ -65,7 +65,7 @@ def plan_pinning(facts: Facts, asked: str | None, threads: int, device: str) -> 
 
 def describe_board(device: str, facts: Facts, pinning: Pinning) -> Fingerprint:
     """The fingerprint of a board by what its shell printed."""
-    return describe_machine(device, facts, pinning.used, len(pinning.used) if pinning.used else None)
+    return describe_machine(device, facts, pinning.candidates, len(pinning.used) if pinning.used else None)
 
 
 def check_architecture(executable: Path, facts: Facts, device: str) -> None:

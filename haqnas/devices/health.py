@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from haqnas.errors import DeviceError, DeviceSetAsideError, ProgramError
+from haqnas.errors import DeviceError, DeviceSetAsideError, ProgramError, VerificationError
 
 Result = TypeVar("Result")
 
@@ -13,7 +13,7 @@ DEFAULT_LIMIT = 3
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Failures of a device in a row. A program that crashes there is a sign of life."""
+    """Failures of a device in a row. A program that crashes or computes wrongly is a sign of life."""
 
     limit: int = DEFAULT_LIMIT
     failures: int = 0
@@ -24,18 +24,18 @@ class Health:
         """Whether nothing more is tried."""
         return self.failures >= self.limit
 
-    def after(self, error: DeviceError | None) -> "Health":
+    def after(self, error: DeviceError | VerificationError | None) -> "Health":
         """The state after a measurement that ended so."""
         if isinstance(error, DeviceSetAsideError):
             return self
-        if error is None or isinstance(error, ProgramError):
+        if error is None or isinstance(error, (ProgramError, VerificationError)):
             return replace(self, failures=0, reason="")
         return replace(self, failures=self.failures + 1, reason=str(error))
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A measurement that failed, as data: `code` is that of the error, such as DEVICE, PROGRAM, DEVICE_SET_ASIDE."""
+    """A measurement that failed, as data: `code` is that of the error, such as DEVICE or DEVICE_SET_ASIDE."""
 
     code: str
     message: str
@@ -49,6 +49,6 @@ def attempt(health: Health, device: str, measure: Callable[[], Result]) -> tuple
                 f"{device} is set aside after {health.failures} failures in a row; the last: {health.reason}"
             )
         result = measure()
-    except DeviceError as error:
+    except (DeviceError, VerificationError) as error:
         return health.after(error), Failure(error.code, str(error))
     return health.after(None), result

@@ -11,7 +11,7 @@ from haqnas.codegen.kernel_set import function_of
 from haqnas.codegen.program import Program
 from haqnas.devices.device import Device
 from haqnas.devices.qemu import QemuDevice
-from haqnas.errors import DeviceError
+from haqnas.errors import DeviceError, ProgramError
 
 Kernel: TypeAlias = tuple[str, str]  # function and signature of a call
 
@@ -85,13 +85,13 @@ def _time(
 ) -> tuple[SegmentTime, ...]:
     completed = device.run(executable, ("--times", str(RUNS), str(ROUND_MS)), timeout_s)
     if completed.exit_code != 0:
-        raise DeviceError(f"{executable.name} --times failed on {device.uri}: {completed.stderr.strip()}")
+        raise ProgramError(f"{executable.name} --times failed on {device.uri}: {completed.stderr.strip()}")
     try:
         document = json.loads(completed.stdout)
         empty_ps = float(document["empty_ps"])
         found = tuple(_read_segment(segment, empty_ps) for segment in document["segments"])
     except (ValueError, KeyError, TypeError):
-        raise DeviceError(
+        raise ProgramError(
             f"{executable.name} on {device.uri} printed no times: {completed.stdout[:200]!r}"
         ) from None
     counts = [len(segment.calls) for segment in found]

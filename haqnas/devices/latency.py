@@ -13,7 +13,7 @@ from haqnas.devices.device import Device, LatencyKind
 from haqnas.devices.fingerprint import Fingerprint
 from haqnas.devices.qemu import QemuDevice
 from haqnas.devices.statistics import Summary, steady_start, summarise, summarise_batches
-from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.errors import ConfigurationError, ProgramError
 
 Caches = Literal["warm", "cold"]
 # Why a measurement ended: the interval is as narrow as asked, or time or runs were used up.
@@ -134,7 +134,7 @@ def run_batch(
         executable, ("--bench", str(runs), "--seconds", str(seconds), *cold), timeout_s + seconds
     )
     if completed.exit_code != 0:
-        raise DeviceError(f"{executable.name} --bench failed on {device.uri}: {completed.stderr.strip()}")
+        raise ProgramError(f"{executable.name} --bench failed on {device.uri}: {completed.stderr.strip()}")
     return _read_times(completed.stdout, executable.name)
 
 
@@ -261,7 +261,7 @@ def _read_times(stdout: str, name: str) -> tuple[float, ...]:
         times_ns = json.loads(stdout)["times_ns"]
         times_s = tuple(float(time_ns) * 1e-9 for time_ns in times_ns)
     except (ValueError, KeyError, TypeError):
-        raise DeviceError(f"{name} --bench printed no times: {stdout[:200]!r}") from None
+        raise ProgramError(f"{name} --bench printed no times: {stdout[:200]!r}") from None
     if not times_s or not all(0 < time_s < math.inf for time_s in times_s):
-        raise DeviceError(f"{name} --bench printed times that cannot be: {stdout[:200]!r}")
+        raise ProgramError(f"{name} --bench printed times that cannot be: {stdout[:200]!r}")
     return times_s

@@ -37,6 +37,8 @@ _OPTIONS = (
     "ForwardAgent=no",
     "PermitLocalCommand=no",
     "EscapeChar=none",
+    "RemoteCommand=none",
+    "LogLevel=INFO",  # its words are read where it fails
 )
 
 

@@ -16,6 +16,8 @@ MODEL = """
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.xdist_group("device_commands")  # the servers are started once, in one process
+
 def build_model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))

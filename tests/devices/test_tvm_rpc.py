@@ -23,8 +23,9 @@ from haqnas.hardware import find_profile
 from tests.devices.programs import running, wait_until
 from tests.devices.servers import free_port, serving
 
+pytestmark = pytest.mark.xdist_group("tvm_rpc")  # the servers are started once, in one process
+
 HOST = read_host_cpu()
-LIGHT = {"TVM_USE_RUNTIME_LIB": "1"}  # servers that start without the compiler
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Servers:
 def tvm_serving(folder: Path, name: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     ports = ("--port", str(port), "--port-end", str(port + 1))
     command = [sys.executable, "-m", f"tvm.exec.{name}", "--host", "127.0.0.1", *ports, *options]
-    with mock.patch.dict(os.environ, LIGHT), serving(command, port, folder / f"{name}-{port}.log") as process:
+    (folder / "torch.py").write_text("raise ImportError")  # servers that start without torch and the compiler
+    light = {"TVM_USE_RUNTIME_LIB": "1", "PYTHONPATH": str(folder)}
+    with mock.patch.dict(os.environ, light), serving(command, port, folder / f"{name}-{port}.log") as process:
         try:
             yield process
         finally:
