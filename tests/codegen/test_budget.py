@@ -32,12 +32,13 @@ def test_a_tight_limit_leaves_out_functions_until_the_program_fits(graph, target
     profile = shipped_profile(target)
     (tmp_path / "free").mkdir()
     free, kernels = lower_and_build(graph, profile, "net", tmp_path / "free", limit_bytes=10**9)
-    whole = overhead_bytes(free, sum(code_sizes(kernels).values()))
-    limit = whole - 6000
+    limit = overhead_bytes(free, sum(code_sizes(kernels).values())) - 6000
     (tmp_path / "tight").mkdir()
     tight, kernels = lower_and_build(graph, profile, "net", tmp_path / "tight", limit_bytes=limit)
     assert overhead_bytes(tight, sum(code_sizes(kernels).values())) <= limit
-    assert len(tight.calls) == len(free.calls)
+    # Calls may differ: a first layer of another row may read its image without a copy into cells.
+    assert [layer.name for layer in tight.layers] == [layer.name for layer in free.layers]
+    assert any(kept.kernel != whole.kernel for kept, whole in zip(tight.layers, free.layers, strict=True))
 
 
 def test_the_same_folder_again_gives_the_same_program(graph, tmp_path):
