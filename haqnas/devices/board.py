@@ -127,7 +127,7 @@ ulimit -f {MAX_FILE_BYTES // _BLOCK_BYTES} 2>/dev/null
 session=$(command -v setsid)
 $session {pinning.prefix}{command} </dev/null >../stdout 2>../stderr &
 program=$!
-echo $program >../pid
+echo $program >../pid || kill -9 $program
 ( trap 'kill $! 2>/dev/null; exit' TERM
   sleep {max(1, math.ceil(timeout_s))} & wait $!
   : >../{_EXPIRED}; {KILL.format("$program")} ) </dev/null >/dev/null 2>&1 &

@@ -122,12 +122,16 @@ class SshDevice:
         session.runs += 1
         folder = f"{connection.folder}/{session.runs}"
         for path, data in given.items():
-            _copy(connection, f"{folder}/work/{path}", data, is_executable=False)
+            _copy(connection, f"{session.runs}/work/{path}", data, is_executable=False)
         word = secrets.token_hex(8)
         script = board.run_script(
             folder, f"../{program}", arguments, timeout_s, wanted, session.pinning, word
         )
-        script = f"mkdir -p {folder}\n{script}\ncd {connection.folder} && rm -rf {folder}"
+        # `cd` first: a folder that was removed meanwhile must not be made again.
+        base = shlex.quote(connection.folder)
+        script = (
+            f"cd {base} && mkdir -p {session.runs} || exit 1\n{script}\ncd {base} && rm -rf {session.runs}"
+        )
         started_s = time.perf_counter()
         ended = connection.execute(script, name, timeout_s + _MARGIN_S)
         completed = board.read_run(ended.stdout, word, name, timeout_s, time.perf_counter() - started_s)
@@ -143,8 +147,7 @@ class SshDevice:
             raise DeviceError(f"{executable} cannot be read: {error.strerror}") from None
         if program not in session.copied:
             board.check_architecture(executable, session.connection.facts, self.uri)
-            place = f"{session.connection.folder}/{program}"
-            _copy(session.connection, place, executable.read_bytes(), is_executable=True)
+            _copy(session.connection, program, executable.read_bytes(), is_executable=True)
             session.copied.add(program)
         return program
 
@@ -200,11 +203,12 @@ def _read_facts(connection: Connection) -> Facts:
 
 
 def _copy(connection: Connection, place: str, data: bytes, is_executable: bool) -> None:
-    """Under another name until it is whole."""
+    """To a place in the private folder, under another name until it is whole."""
     quoted, parent = shlex.quote(place), shlex.quote(str(Path(place).parent))
     mode = "700" if is_executable else "600"
     script = (
-        f"mkdir -p {parent} && cat >{quoted}.part && chmod {mode} {quoted}.part && mv {quoted}.part {quoted}"
+        f"cd {shlex.quote(connection.folder)} && mkdir -p {parent} && cat >{quoted}.part"
+        f" && chmod {mode} {quoted}.part && mv {quoted}.part {quoted}"
     )
     limit_s = _COPY_S + len(data) / _SLOWEST_BYTES_PER_S
     ended = connection.execute(script, f"the copy of {len(data):,} bytes", limit_s, data)

@@ -179,7 +179,10 @@ cat >/dev/null
 for pid in "$folder"/*/pid; do
   if [ -f "$pid" ]; then {KILL.format('$(cat "$pid")')}; fi
 done 2>/dev/null
-rm -rf "$folder"
+for try in 1 2 3; do  # a command may be at work there still
+  rm -rf "$folder" && break
+  sleep 1
+done 2>/dev/null
 """
 
 

@@ -155,6 +155,16 @@ def test_folder_where_nothing_can_be_written_is_told(board: SshServer, actor: Pa
         open_board(board.uri(folder="/proc")).run(actor, ["fail"], 10.0)
 
 
+def test_folder_may_have_any_name(board: SshServer, actor: Path, tmp_path: Path) -> None:
+    (tmp_path / "a 'b $c").mkdir()
+    device = open_board(board.uri(folder=tmp_path / "a 'b $c"))
+    assert device.run(actor, ["copy"], 10.0, {"a/in.bin": b"abc"}, ["out/x.bin"]).files == {
+        "out/x.bin": b"abc"
+    }
+    device.close()
+    wait_until(lambda: not [*(tmp_path / "a 'b $c").iterdir()], "the folder is empty again")
+
+
 def test_program_for_another_cpu_is_told_before_it_is_copied(device: SshDevice, tmp_path: Path) -> None:
     other = 183 if HOST.arch == "x86_64" else 62
     program = tmp_path / "other"
