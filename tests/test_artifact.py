@@ -282,6 +282,16 @@ def test_bench_counts_its_runs(host: haqnas.Artifact) -> None:
     assert 0 < latency.median_s < 1
 
 
+@pytest.mark.arm
+def test_counts_and_modelled_cycles_of_one_binary_are_equal(arm: haqnas.Artifact) -> None:
+    first, second = arm.bench(), arm.bench()
+    assert first == second
+    assert first.cycles is not None
+    assert first.cycle_model is not None
+    other = arm.compare(arm)
+    assert (other.ratio, other.verdict) == (1.0, "equal modelled cycles")
+
+
 def test_comparison_needs_one_device_for_both(host: haqnas.Artifact, arm: haqnas.Artifact) -> None:
     with pytest.raises(ConfigurationError, match="runs on one device"):
         host.compare(arm)
