@@ -6,7 +6,9 @@ python -m tests.benchmarks.network_model --targets host cortex-a72 --quick
 import argparse
 import json
 import random
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +46,9 @@ SPECS = tuple(map(QuantSpec.parse, ("w8a8", "w4a8", "w3a8", "w4a4", "w2a4")))
 POLICIES, QUICK_POLICIES = 4, 2  # of each network
 SEED = 11
 _ROUNDS, _RUNS, _ROUND_S = 5, 200, 0.3
+_PREEMPTED_S = (
+    2e-3  # longer runs are always preempted on a busy machine: there CPU time counts, as in kernel sets
+)
 _STAMP = "sources.sha256"
 
 
@@ -146,7 +151,24 @@ def _end_to_end(artifact: haqnas.Artifact, device: Device) -> float:
     rounds = (
         run_batch(artifact.executable, device, _RUNS, _ROUND_S, "warm", RUN_TIMEOUT_S) for _ in range(_ROUNDS)
     )
-    return min(map(undisturbed_s, rounds))
+    passed_s = min(map(undisturbed_s, rounds))
+    if passed_s < _PREEMPTED_S:
+        return passed_s
+    return min(passed_s, *(_ran_s(artifact.executable, passed_s) for _ in range(_ROUNDS)))
+
+
+def _ran_s(executable: Path, estimate_s: float) -> float:
+    """CPU seconds of one inference: the difference of two run lengths leaves out the start of the program."""
+    runs = max(10, round(_ROUND_S / estimate_s))
+
+    def cpu_s(count: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [executable, "--repeat", str(count)]
+        subprocess.run(command, check=True, capture_output=True, timeout=RUN_TIMEOUT_S)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return (cpu_s(2 * runs) - cpu_s(runs)) / runs
 
 
 def undisturbed_s(times_s: Sequence[float]) -> float:
