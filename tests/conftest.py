@@ -7,6 +7,7 @@ environment variable CI is set: there a skip would hide that nothing was checked
 import os
 import random
 import shutil
+import signal
 import zlib
 from pathlib import Path
 
@@ -25,6 +26,12 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "haqnas")
 torch.set_num_threads(1)
 
 EMULATORS = {"arm": "qemu-aarch64", "riscv": "qemu-riscv64"}
+
+
+def pytest_configure() -> None:
+    """Programs that tests interrupt must notice it: a job in the background of a shell starts with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
