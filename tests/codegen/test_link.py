@@ -23,6 +23,7 @@ from haqnas.codegen.link import (
     link_executable,
     link_tvm_library,
 )
+from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.errors import DeviceError
 from tests.codegen.tiny_build import HOST, RUNTIME_TESTS, Build, build, run
 from tests.runtime.tiny import (
@@ -327,3 +328,4 @@ def test_the_cache_needs_no_home(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cache_home() == Path(expected)
+    assert default_cache_folder() == Path(expected) / "haqnas"
