@@ -26,6 +26,7 @@ from haqnas.devices.fingerprint import (
 from haqnas.devices.process import MAX_FILE_BYTES, explain_signal, last_words
 from haqnas.errors import DeviceError, ProgramError
 
+PLACE = "run"  # where a program runs, in the folder of its run
 TASKSET = "taskset"  # the fact that says where it lies
 # Ends a process with those that it started, where the board could give it a session of its own.
 KILL = "kill -9 -{0} 2>/dev/null || kill -9 {0} 2>/dev/null"
@@ -115,14 +116,14 @@ def run_script(
     pinning: Pinning,
     word: str,
 ) -> str:
-    """Runs `folder`/`executable` in `folder`/work with a time limit, prints the frame.
+    """Runs `folder`/`executable` in the PLACE of `folder` with a time limit, prints the frame.
 
     A second process waits for the limit; it is told to go when the program ended, and takes its sleep with it.
     """
     command = shlex.join([f"../{executable}", *arguments])
     files = " ".join(map(shlex.quote, ("../stdout", "../stderr", *wanted)))
     return f"""
-cd {shlex.quote(folder)} && mkdir -p work && cd work || exit 1
+cd {shlex.quote(folder)} && mkdir -p {PLACE} && cd {PLACE} || exit 1
 ulimit -f {MAX_FILE_BYTES // _BLOCK_BYTES} 2>/dev/null
 session=$(command -v setsid)
 $session {pinning.prefix}{command} </dev/null >../stdout 2>../stderr &
@@ -183,10 +184,10 @@ def _read_files(data: bytes, word: str) -> dict[str, bytes] | None:
 
 
 def place_script(places: Mapping[str, str], folder: str) -> str:
-    """Moves files that lie flat in `folder` to their places in its `work`, and makes the program executable."""
-    lines = [f"cd {shlex.quote(folder)} && mkdir -p work || exit 1"]
+    """Moves files that lie flat in `folder` to their places in its PLACE, and makes the program executable."""
+    lines = [f"cd {shlex.quote(folder)} && mkdir -p {PLACE} || exit 1"]
     for flat, place in places.items():
-        target = f"work/{place}"
+        target = f"{PLACE}/{place}"
         parent = shlex.quote(str(Path(target).parent))
         lines.append(f"mkdir -p {parent} && mv {shlex.quote(flat)} {shlex.quote(target)} || exit 1")
     return "\n".join(lines)

@@ -122,7 +122,7 @@ class SshDevice:
         session.runs += 1
         folder = f"{connection.folder}/{session.runs}"
         for path, data in given.items():
-            _copy(connection, f"{session.runs}/work/{path}", data, is_executable=False)
+            _copy(connection, f"{session.runs}/{board.PLACE}/{path}", data, is_executable=False)
         word = secrets.token_hex(8)
         script = board.run_script(
             folder, f"../{program}", arguments, timeout_s, wanted, session.pinning, word
