@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -60,7 +61,13 @@ def group() -> None:
     "--bits", default="8", show_default=True, metavar="8|wXaY|FILE", help="Uniform bits or a policy.json."
 )
 @click.option(
-    "--format", "formats", default="exe,a", show_default=True, metavar="LIST", help="Of exe,a,so,tvm,layers."
+    "--format",
+    "formats",
+    default="exe,a",
+    show_default=True,
+    metavar="LIST",
+    callback=lambda _context, _option, text: split_list(text),
+    help="Of exe,a,so,tvm,layers.",
 )
 @click.option("--cc", metavar="COMMAND", help="A C compiler for the target instead of zig's.")
 @click.option(
@@ -80,50 +87,22 @@ def group() -> None:
     default=1000,
     show_default=True,
     type=click.IntRange(0),
+    callback=lambda _context, _option, number: number or None,
     help="Samples of val_data that top-1 is read on; 0: all.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def compile_command(
-    model: str,
-    target: str,
-    output: Path,
-    bits: str,
-    formats: str,
-    cc: str | None,
-    threads: int,
-    tune_time_s: float,
-    device: str | None,
-    val_samples: int,
-    seed: int,
-    fresh: bool,
-    is_json: bool,
-    quiet: bool,
-) -> None:
+def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **options: Any) -> None:
     """Compile MODEL, a Python file with build_model() and example_inputs(), into DIR.
 
     The same command again goes on where it stopped.
     """
     from haqnas.api import compile_file
 
-    with show_progress(quiet) as progress:
-        artifact = compile_file(
-            model,
-            output=output,
-            target=target,
-            bits=bits,
-            seed=seed,
-            threads=threads,
-            tune_time_s=tune_time_s,
-            formats=split_list(formats),
-            cc=cc,
-            device=device,
-            val_samples=val_samples or None,
-            fresh=fresh,
-            progress=progress,
-        )
+    with show_progress(quiet) as progress:  # the options have the names of haqnas.settings
+        artifact = compile_file(model, output=output, progress=progress, **options)
     if is_json:
         print_json(summary_document(artifact))
     else:

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -21,20 +21,18 @@ from haqnas.graph.layers import list_layers
 from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
-from haqnas.hardware import HardwareProfile
 from haqnas.options import Options, c_name, check_options, split_model
 from haqnas.products import link_and_save
 from haqnas.profiler import Profiled, profile
 from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
-from haqnas.space.policy import Policy
+from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.stages import Samples, calibration_samples, run_stages
 from haqnas.timings import Timings
 
 __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 
-VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 STAGES = ("trace", "quantize", "score", "build", "link", "check", "save")
 
 
@@ -43,86 +41,59 @@ def compile(
     example_inputs: tuple[Tensor, ...],
     *,
     output: Path | str,
-    target: str | HardwareProfile = "host",
-    bits: str | Policy = "8",
+    name: str = "model",
     train_data: Dataset[Any] | None = None,
     calibration_data: Dataset[Any] | None = None,
     val_data: Dataset[Any] | None = None,
     evaluate: Evaluate | None = None,
-    val_samples: int | None = VAL_SAMPLES,
-    name: str = "model",
-    seed: int = 0,
-    threads: int = 1,
-    tune_time_s: float = 0.0,
-    formats: Sequence[str] = ("exe", "a"),
-    cc: str | None = None,
-    device: str | None = None,
-    fresh: bool = False,
-    cache_folder: Path | None = None,
-    progress: Report | None = None,
+    **options: Unpack[CompileOptions],
 ) -> Artifact:
-    """Quantize `model` and write the artefact for `target` into the directory `output`.
+    """Quantize `model` and write the artefact into the directory `output`; `haqnas.settings` lists the options.
 
     `example_inputs` have batch 1; data are Datasets of (input without batch dimension, label). Calibration reads
     `calibration_data`, else `train_data`, else synthetic inputs. Accuracy is read on `val_data` by `evaluate(model,
     data)`, or as top-1 of `val_samples` of its samples, evenly spaced (None: all), else as agreement with the float
-    model. `bits` is "8", "w4a8", "auto" (8 for now), the path of a
-    policy.json, or a Policy. The binary runs on up to `threads` threads. In `tune_time_s` seconds kernels are chosen by
-    measurement on the device instead of by rule; times are kept in `cache_folder`. `cc` names another C compiler than
-    zig's, `device` another device than the default.
+    model. `name` is that of the binary and its C functions.
     The same call again goes on where it stopped, and returns at once where all is done; `fresh` starts anew.
 
     Raises ConfigurationError, UnsupportedModelError, DeviceError, VerificationError.
     """
-    options = check_options(target, bits, name, formats, cc, device, seed, threads, tune_time_s)
+    settings = Settings(**options)
+    checked = check_options(name, settings)
     directory = Path(output)
-    report = _Reporter(progress)
+    report = _Reporter(settings.progress)
     with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
         report("trace", "")
         canonical = normalise(trace(model, example_inputs))
-        options.policy.check_layers([layer.name for layer in list_layers(canonical)])
-        judges = Judges(val_data, evaluate, val_samples)
+        checked.policy.check_layers([layer.name for layer in list_layers(canonical)])
+        judges = Judges(val_data, evaluate, settings.val_samples)
         given = {"calibration_data": calibration_data, "train_data": train_data}
-        samples = calibration_samples(model, example_inputs, given, seed)
+        samples = calibration_samples(model, example_inputs, given, settings.seed)
         versions = read_versions()
-        request = _hash(options, canonical, samples, judges, example_inputs, versions)
-        finished = None if fresh else _find_finished(directory, request)
+        request = _hash(checked, canonical, samples, judges, example_inputs, versions)
+        finished = None if settings.fresh else _find_finished(directory, request)
         if finished is None:
-            if options.device is not None and device is not None:
-                options.device.fingerprint()  # a board that cannot be reached is told before the work
-            work = stage_folder(state, request, fresh)
-            timings = Timings(cache_folder or default_cache_folder(), _timing_context(options, versions))
-            compiled = run_stages(options, model, canonical, samples, judges, work, report, timings)
-            finished = link_and_save(options, compiled, canonical, work, directory, versions, request, report)
+            if checked.device is not None and settings.device is not None:
+                checked.device.fingerprint()  # a board that cannot be reached is told before the work
+            work = stage_folder(state, request, settings.fresh)
+            timings = Timings(
+                settings.cache_folder or default_cache_folder(), _timing_context(checked, versions)
+            )
+            compiled = run_stages(checked, model, canonical, samples, judges, work, report, timings)
+            finished = link_and_save(checked, compiled, canonical, work, directory, versions, request, report)
         shutil.rmtree(state)
     report.done(f"{directory}")
     return finished
 
 
-def compile_file(
-    model_file: str,
-    *,
-    output: Path | str,
-    target: str | HardwareProfile = "host",
-    bits: str | Policy = "8",
-    seed: int = 0,
-    threads: int = 1,
-    tune_time_s: float = 0.0,
-    formats: Sequence[str] = ("exe", "a"),
-    cc: str | None = None,
-    device: str | None = None,
-    val_samples: int | None = VAL_SAMPLES,
-    fresh: bool = False,
-    cache_folder: Path | None = None,
-    progress: Report | None = None,
-) -> Artifact:
+def compile_file(model_file: str, *, output: Path | str, **options: Unpack[CompileOptions]) -> Artifact:
     """`compile` with model and data from a model file, `model.py` or `model.py:BUILDER`; its stem names the model.
 
     Options and `output` are checked before the model is built, which may take long. Raises as `compile`.
     """
     path, builder = split_model(model_file)
     name = c_name(path.stem)
-    check_options(target, bits, name, formats, cc, device, seed, threads, tune_time_s)
+    check_options(name, Settings(**options))
     with open_output(Path(output)), taught_os_errors(Path(output)):
         loaded = load_model(path, builder)
         data = {
@@ -137,21 +108,12 @@ def compile_file(
         loaded.model,
         loaded.example_inputs,
         output=output,
-        target=target,
-        bits=bits,
-        **data,
-        evaluate=loaded.evaluate,
-        val_samples=val_samples,
         name=name,
-        seed=seed,
-        threads=threads,
-        tune_time_s=tune_time_s,
-        formats=formats,
-        cc=cc,
-        device=device,
-        fresh=fresh,
-        cache_folder=cache_folder,
-        progress=progress,
+        train_data=data["train_data"],
+        calibration_data=data["calibration_data"],
+        val_data=data["val_data"],
+        evaluate=loaded.evaluate,
+        **options,
     )
 
 
@@ -188,7 +150,7 @@ def _timing_context(options: Options, versions: dict[str, str]) -> dict[str, str
         "profile": json.dumps(asdict(options.profile), sort_keys=True, default=str),
         "device": options.device.uri if options.device else "",
         "cpu": cpu_name(),
-        "threads": options.threads,
+        "threads": options.settings.threads,
         "haqnas_source": versions["haqnas_source"],
         "tvm": versions["apache-tvm"],
     }
@@ -204,18 +166,14 @@ def _hash(
 ) -> str:
     val_data, evaluate = judges.val_data, judges.evaluate
     settings = {
+        **hashed_settings(options.settings),
         "profile": asdict(options.profile),
         "policy": options.policy.to_json(),
         "name": options.name,
         "formats": options.formats,
-        "seed": options.seed,
-        "threads": options.threads,
-        "tune_time_s": options.tune_time_s,
-        "cc": options.cc,
         "device": options.device.uri if options.device else None,
         "table": None if options.table is None else asdict(options.table.provenance),
         "source": samples.source,
-        "val_samples": judges.num_samples,
         "val_length": None if val_data is None else dataset_length(val_data, "val_data"),
         "evaluate": None if evaluate is None else getattr(evaluate, "__qualname__", "callable"),
         "versions": versions,

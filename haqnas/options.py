@@ -14,6 +14,7 @@ from haqnas.errors import ConfigurationError
 from haqnas.hardware import HardwareProfile, find_profile, profile_path
 from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
+from haqnas.settings import Settings
 from haqnas.space.policy import Policy
 from haqnas.tune import require_clock
 
@@ -25,19 +26,16 @@ FORMATS = ("exe", "a", "so", "tvm", "layers")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `compile` was asked for, checked."""
+    """What `compile` was asked for, checked; what `settings` name is resolved beside them."""
 
+    settings: Settings
+    name: str
     profile: HardwareProfile
+    table: LatencyTable | None  # of the profile
     device: Device | None
     policy: Policy
     linker: Linker
-    name: str
     formats: tuple[str, ...]
-    seed: int
-    cc: str | None
-    threads: int  # that the program may run on
-    tune_time_s: float  # to choose kernels by measurement; 0: by rule
-    table: LatencyTable | None  # of the profile
 
 
 def read_policy(bits: str | Policy) -> Policy:
@@ -54,62 +52,66 @@ def read_policy(bits: str | Policy) -> Policy:
     return Policy(QuantSpec.parse("8" if bits == "auto" else bits))
 
 
-def check_options(
-    target: str | HardwareProfile,
-    bits: str | Policy,
-    name: str,
-    formats: Sequence[str],
-    cc: str | None,
-    device: str | None,
-    seed: int,
-    threads: int,
-    tune_time_s: float,
-) -> Options:
-    """Check everything that needs no model; raises ConfigurationError, or DeviceError for a missing tool."""
+def check_options(name: str, settings: Settings) -> Options:
+    """Check everything that needs no model; raises ConfigurationError, or DeviceError for a missing tool.
+
+    `name` is the model's, for its files and C functions.
+    """
     host = read_host_cpu()
+    target = settings.target
     profile = find_profile(target, host) if isinstance(target, str) else target
-    unknown = [chosen for chosen in formats if chosen not in FORMATS]
-    if unknown or not formats:
-        raise ConfigurationError(
-            f"formats are one or more of {', '.join(FORMATS)}, but got {', '.join(formats) or 'none'}"
-        )
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ConfigurationError(
             f"a name starts with a letter and has letters, digits and '_', but got {name!r}"
         )
-    if not 1 <= threads <= MAX_THREADS:
-        raise ConfigurationError(
-            f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
-        )
     table = read_table(profile_path(target, host)) if isinstance(target, str) else None
-    is_predicted = device == TABLE
+    formats = _checked_formats(settings.formats)
+    threads = _checked_threads(settings.threads)
+    is_predicted = settings.device == TABLE
     if is_predicted and table is None:
         raise ConfigurationError(
             f"--device table: the profile {profile.name!r} has no latency table; make one with haqnas profile and give "
             "its file as --target"
         )
-    chosen_device = None if is_predicted else device_for(profile, device, host, threads)
+    device = None if is_predicted else device_for(profile, settings.device, host, threads)
+    _check_tuning(settings.tune_time_s, device, profile)
+    return Options(
+        settings=settings,
+        name=name,
+        profile=profile,
+        table=table,
+        device=device,
+        policy=read_policy(settings.bits),
+        linker=choose_linker(profile.triple, settings.cc),
+        formats=formats,
+    )
+
+
+def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """In the order of FORMATS."""
+    unknown = [chosen for chosen in formats if chosen not in FORMATS]
+    if unknown or not formats:
+        raise ConfigurationError(
+            f"formats are one or more of {', '.join(FORMATS)}, but got {', '.join(formats) or 'none'}"
+        )
+    return tuple(chosen for chosen in FORMATS if chosen in formats)
+
+
+def _checked_threads(threads: int) -> int:
+    if not 1 <= threads <= MAX_THREADS:
+        raise ConfigurationError(
+            f"threads are 1 to {MAX_THREADS}, but got {threads}; give as many as the device has cores to spare"
+        )
+    return threads
+
+
+def _check_tuning(tune_time_s: float, device: Device | None, profile: HardwareProfile) -> None:
     if not 0 <= tune_time_s < math.inf:
         raise ConfigurationError(
             f"--tune-time is a number of seconds from 0, but got {tune_time_s}; a minute is plenty for most networks"
         )
     if tune_time_s > 0:
-        require_clock(chosen_device, profile.name)
-    ordered = tuple(chosen for chosen in FORMATS if chosen in formats)
-    linker = choose_linker(profile.triple, cc)
-    return Options(
-        profile,
-        chosen_device,
-        read_policy(bits),
-        linker,
-        name,
-        ordered,
-        seed,
-        cc,
-        threads,
-        tune_time_s,
-        table,
-    )
+        require_clock(device, profile.name)
 
 
 def split_model(model_file: str) -> tuple[Path, str | None]:

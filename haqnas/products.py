@@ -72,7 +72,7 @@ def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> 
     made_up = self_test_inputs(program)
     expected = artefacts.run_reference(compiled.graph, made_up, program.inputs)
     emit_sources(program, sources, make_self_test(expected, program.is_exact, _steps(compiled.graph)))
-    kernels, is_threaded = compiled.kernels, options.threads > 1
+    kernels, is_threaded = compiled.kernels, options.settings.threads > 1
     if "exe" in options.formats:
         link_executable(
             options.linker, name, kernels, sources, staged / "bin" / name, is_threaded=is_threaded
@@ -142,8 +142,8 @@ def _describe(
         sizes=sizes,
         formats=options.formats,
         versions=versions,
-        seed=options.seed,
-        threads=options.threads,
+        seed=options.settings.seed,
+        threads=options.settings.threads,
         request_sha256=request,
         files={},
     )

@@ -27,6 +27,7 @@ from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, surv
 from haqnas.progress import Progress, Report
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import read_versions, taught_os_errors
+from haqnas.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def profile(
     """
     path = Path(output)
     specs = [QuantSpec.parse(text) for text in bits] or list(DEFAULT_BITS)
-    options = check_options(target, "8", "kernels", ("exe",), cc, device, 0, 1, 0.0)
+    options = check_options("kernels", Settings(target=target, cc=cc, device=device))
     if path.suffix != ".toml":
         raise ConfigurationError(f"a profile is a file such as my-board.toml, but got {path}")
     if options.device is None:

@@ -93,7 +93,7 @@ def run_stages(
     choices = _kept_choices(work / "tuning.json", lambda: _tuned(options, graph, work, report, timings))
     report("build", f"kernels for {options.profile.name}")
     program, kernels = lower_and_build(
-        graph, options.profile, options.name, work, threads=options.threads, preferred=choices
+        graph, options.profile, options.name, work, threads=options.settings.threads, preferred=choices
     )
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
@@ -118,11 +118,18 @@ def _kept_graph(work: Path, make: Callable[[], GraphModule]) -> GraphModule:
 
 
 def _tuned(options: Options, graph: GraphModule, work: Path, report: Report, timings: Timings) -> Choices:
-    if options.tune_time_s == 0:
+    if options.settings.tune_time_s == 0:
         return NONE_PREFERRED
     device = require_clock(options.device, options.profile.name)
+    settings = options.settings
     request = Request(
-        graph, options.profile, options.name, options.threads, options.linker, device, options.tune_time_s
+        graph,
+        options.profile,
+        options.name,
+        settings.threads,
+        options.linker,
+        device,
+        settings.tune_time_s,
     )
     report("build", f"tuning on {device.uri}")
     return tune(request, work / "tuning", timings, lambda note: report("build", f"tuning: {note}"))

@@ -32,6 +32,7 @@ from haqnas.measure import Bench, Subject, measure
 from haqnas.options import check_options
 from haqnas.pricing import Uniform, fit_model, layer_prices, lower_uniform
 from haqnas.quantspec import QuantSpec
+from haqnas.settings import Settings
 from haqnas.space.policy import Policy
 from tests.benchmarks import machine, report
 from tests.benchmarks.compare import BUILD
@@ -106,7 +107,7 @@ def predict_network(network: str, target: str, is_quick: bool) -> list[Predictio
 
 def kernel_bench(target: str, folder: Path) -> Bench:
     """For kernels of `target` on its default device; times are kept in `folder`."""
-    options = check_options(target, "8", "kernels", ("exe",), None, None, 0, 1, 0.0)
+    options = check_options("kernels", Settings(target=target))
     if options.device is None:
         raise SystemExit(f"nothing here runs {target}: apt install qemu-user")
     context = {"stamp": compiler_stamp(), "cpu": cpu_name(), "device": options.device.uri}
