@@ -269,7 +269,7 @@ def check_binary(
     if completed.exit_code == VerificationError.exit_code:
         raise VerificationError(f"the self test failed on {chosen.uri}: {completed.stderr.strip()}")
     if completed.exit_code != 0:
-        raise DeviceError(f"the self test did not run on {chosen.uri}: {completed.stderr.strip()}")
+        raise ProgramError(f"the self test did not run on {chosen.uri}: {completed.stderr.strip()}")
     given = run_records(artifact.executable, inputs, manifest.outputs, chosen, timeout_s)
     compare_outputs(given, outputs, manifest, f"the executable on {chosen.uri}", "the integer graph")
     return (

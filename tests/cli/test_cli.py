@@ -8,69 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
-from haqnas.cli.main import run
-from tests.cli.models import BAD, GOOD, SLOW, WITH_DATA
-
-TIMEOUT_S = 300
-
-
-Result: TypeAlias = "subprocess.CompletedProcess[str]"
-Haqnas: TypeAlias = Callable[..., Result]
-
-
-def in_process(*arguments: object, **environment: str) -> Result:
-    """The command as a process of its own: what a user starts."""
-    return subprocess.run(
-        [sys.executable, "-m", "haqnas.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
-@pytest.fixture
-def haqnas(capfd: pytest.CaptureFixture[str]) -> Haqnas:
-    """The same command in this process: without seconds of imports each time."""
-
-    def call(*arguments: object) -> Result:
-        words = [str(argument) for argument in arguments]
-        capfd.readouterr()
-        exit_code = run(words)
-        captured = capfd.readouterr()
-        return subprocess.CompletedProcess(words, exit_code, captured.out, captured.err)
-
-    return call
-
-
-def write(folder: Path, text: str, name: str = "net.py") -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def refuse(result: Result, exit_code: int, words: str) -> None:
-    """A refusal: its exit code, the words on stderr, no traceback."""
-    assert result.returncode == exit_code, result.stderr
-    assert words in result.stderr
-    assert "haqnas: error: " in result.stderr
-    assert "Traceback" not in result.stderr + result.stdout
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
-    """(model file, artefact, the compile command's result) for the host."""
-    folder = tmp_path_factory.mktemp("compiled")
-    model = write(folder, WITH_DATA)
-    return model, folder / "out", in_process("compile", model, "-o", folder / "out", "--json")
-
+from tests.cli.command import Haqnas, Result, in_process, refuse, write
+from tests.cli.models import BAD, GOOD, SLOW
 
 # What works
 
@@ -345,47 +288,6 @@ def test_verify_of_what_is_no_artefact(haqnas: Haqnas, tmp_path: Path) -> None:
     refuse(haqnas("bench", tmp_path), 2, "no manifest.json")
     (tmp_path / "manifest.json").write_text("{}")
     refuse(haqnas("inspect", tmp_path), 5, "damaged")
-
-
-def test_bench_compares_two_artefacts(haqnas: Haqnas, compiled: tuple[Path, Path, Result]) -> None:
-    directory = compiled[1]
-    result = haqnas("bench", directory, "--against", directory, "--runs", 10, "--json")
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)["comparison"]
-    assert found["low"] <= found["ratio"] <= found["high"]
-    assert (found["figure"], found["rounds"]) == ("time", 10)
-    assert found["first"]["kind"] == "measured"
-    assert found["verdict"]
-
-
-def test_bench_that_misses_its_precision_says_so(haqnas: Haqnas, compiled: tuple[Path, Path, Result]) -> None:
-    result = haqnas("bench", compiled[1], "--precision", "0.000001%", "--time-limit", 1, "--json", "--cold")
-    assert result.returncode == 3
-    document = json.loads(result.stdout)
-    assert document["ok"] is False
-    assert document["latency"]["stopped"] == "time"
-    assert document["latency"]["caches"] == "cold"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--precision", "much"), "write 1% or 0.01"),
-        (("--precision", "1%", "--runs", 5), "do not go together"),
-        (("--sustained", 10, "--runs", 5), "do not go together"),
-        (("--sustained", 1), "5 to 86400 s"),
-        (("--precision", "100%"), "between 0 and 1"),
-        (("--time-limit", 0), "time limit"),
-    ],
-)
-def test_bench_refuses_what_makes_no_sense(
-    haqnas: Haqnas, compiled: tuple[Path, Path, Result], options: tuple[str, ...], words: str
-) -> None:
-    refuse(haqnas("bench", compiled[1], *options), 2, words)
-
-
-def test_bench_needs_a_run(haqnas: Haqnas, compiled: tuple[Path, Path, Result]) -> None:
-    refuse(haqnas("bench", compiled[1], "--runs", 0), 2, "at least 1")
 
 
 def test_bug_goes_to_a_log_file(tmp_path: Path) -> None:
