@@ -1,6 +1,5 @@
 """The public calls: `compile` a model into an Artifact, `load` one, `profile` a target. Nothing here prints."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
+from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
-from haqnas.devices.local import cpu_name
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
 from haqnas.graph.layers import list_layers
@@ -29,7 +28,7 @@ from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
 from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.stages import Samples, calibration_samples, run_stages
-from haqnas.timings import Timings
+from haqnas.tune import TIMED_AS, require_clock
 
 __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 
@@ -76,9 +75,7 @@ def compile(
             if checked.device is not None and settings.device is not None:
                 checked.device.fingerprint()  # a board that cannot be reached is told before the work
             work = stage_folder(state, request, settings.fresh)
-            timings = Timings(
-                settings.cache_folder or default_cache_folder(), _timing_context(checked, versions)
-            )
+            timings = _timings(checked, versions, settings.cache_folder or default_cache_folder())
             compiled = run_stages(checked, model, canonical, samples, judges, work, report, timings)
             finished = link_and_save(checked, compiled, canonical, work, directory, versions, request, report)
         shutil.rmtree(state)
@@ -144,16 +141,13 @@ class _Reporter:
             self._callback(Progress("done", len(STAGES), len(STAGES), note))
 
 
-def _timing_context(options: Options, versions: dict[str, str]) -> dict[str, str | int]:
-    """All that a timing depends on besides the layer and its kernel."""
-    return {
-        "profile": json.dumps(asdict(options.profile), sort_keys=True, default=str),
-        "device": options.device.uri if options.device else "",
-        "cpu": cpu_name(),
-        "threads": options.settings.threads,
-        "haqnas_source": versions["haqnas_source"],
-        "tvm": versions["apache-tvm"],
-    }
+def _timings(options: Options, versions: dict[str, str], folder: Path) -> KernelCache | None:
+    """Where tuning keeps its times; None where kernels are chosen by rule."""
+    if options.settings.tune_time_s == 0:
+        return None
+    device = require_clock(options.device, options.profile.name)
+    context = kernel_context(options.profile, device, versions, options.settings.threads)
+    return KernelCache(folder, {**context, "timed_as": TIMED_AS})
 
 
 def _hash(

@@ -24,7 +24,7 @@ from haqnas.devices.device import Device
 from haqnas.devices.latency import DEFAULT_PLAN, Latency, TimingPlan, measure_latency
 from haqnas.devices.local import read_host_cpu
 from haqnas.devices.records import FloatArray, RawArray, dequantize, quantize_inputs, run_records
-from haqnas.errors import ConfigurationError, DeviceError, VerificationError
+from haqnas.errors import ConfigurationError, DeviceError, ProgramError, VerificationError
 from haqnas.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest, file_sha256
 from haqnas.rewrite.serialize import load_graph
 
@@ -210,7 +210,8 @@ def load(directory: Path) -> Artifact:
 def verify(directory: Path, device: str | None = None, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Check, ...]:
     """Prove an artefact: every byte of its files, the integer graph against the golden outputs, the binary.
 
-    Raises VerificationError at the first difference, DeviceError where a device fails.
+    Raises VerificationError at the first difference, ProgramError where the binary crashes, DeviceError where a device
+    fails.
     """
     artifact = load(directory)
     files = check_files(artifact)

@@ -1,15 +1,14 @@
 """The manifest's row of each layer, and the same layer's weights found again in the executable."""
 
 import hashlib
-import json
 
 import torch
 from torch.fx import GraphModule
 
 from haqnas.artifact import Artifact
 from haqnas.codegen.program import LayerInfo, Program
-from haqnas.devices.device import Device
-from haqnas.errors import ConfigurationError, DeviceError, ProgramError
+from haqnas.devices.layer_times import run_layers
+from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.graph.layers import list_layers
 from haqnas.manifest import LayerRow
 from haqnas.space.policy import Policy
@@ -77,7 +76,6 @@ def rows_in_binary(artifact: Artifact) -> tuple[bool | None, ...]:
 
 
 _RUNS = 30
-_TIMEOUT_S = 600.0
 
 
 def time_layers(artifact: Artifact, device_uri: str | None) -> tuple[float | None, ...]:
@@ -100,20 +98,5 @@ def time_layers(artifact: Artifact, device_uri: str | None) -> tuple[float | Non
         raise ConfigurationError(
             f"{device.uri} counts instructions and measures no time; name a device that does, or leave --device out"
         )
-    sums = _run_layers(artifact, path, device)
+    sums = run_layers(artifact.directory / path, _RUNS, device)
     return tuple(sums.get(row.name) for row in manifest.layers)
-
-
-def _run_layers(artifact: Artifact, path: str, device: Device) -> dict[str, float]:
-    completed = device.run(artifact.directory / path, ("--layers", str(_RUNS)), _TIMEOUT_S)
-    if completed.exit_code != 0:
-        raise ProgramError(f"{path} --layers failed on {device.uri}: {completed.stderr.strip()}")
-    sums: dict[str, float] = {}
-    try:
-        for call in json.loads(completed.stdout)["calls"]:
-            sums[call["layer"]] = sums.get(call["layer"], 0.0) + call["median_ns"] * 1e-9
-    except (ValueError, KeyError, TypeError):
-        raise ProgramError(
-            f"{path} --layers on {device.uri} printed no times: {completed.stdout[:200]!r}"
-        ) from None
-    return sums

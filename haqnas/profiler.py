@@ -1,10 +1,9 @@
 """`haqnas.profile`: a target's kernels measured over networks, and written as a profile and in others' formats."""
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from haqnas.artifact import write_atomically
-from haqnas.devices.cache import KernelCache
+from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
+from haqnas.devices.device import Device
 from haqnas.devices.local import read_host_cpu
 from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.exchange import module_order, ofa_text, to_haq, to_ofa
@@ -22,7 +22,7 @@ from haqnas.grid import GRID
 from haqnas.hardware import profile_path
 from haqnas.latency_table import LatencyTable, Provenance
 from haqnas.measure import Bench
-from haqnas.options import Options, c_name, check_options, split_model
+from haqnas.options import c_name, check_options, split_model
 from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey, write_profile
 from haqnas.progress import Progress, Report
 from haqnas.quantspec import QuantSpec
@@ -75,13 +75,13 @@ def profile(
         )
     chosen = [*networks, *map(_network_of_file, model_files)]
     chosen = chosen or [random_network(name, make, 0) for name, make in GRID.items()]
-    context = _kernel_context(options, read_versions())
+    context = kernel_context(options.profile, options.device, read_versions(), threads=1)
     cache = KernelCache(cache_folder or default_cache_folder(), context)
     bench = Bench(options.profile, options.linker, options.device, cache, time.time)
     with tempfile.TemporaryDirectory(prefix="haqnas-") as folder, taught_os_errors(path.parent):
         found = survey(chosen, specs, bench, Path(folder), _profile_report(progress))
         base = profile_path(target, read_host_cpu())
-        table = write_profile(base, found, _provenance(options, context, chosen), path)
+        table = write_profile(base, found, _provenance(options.device, context, chosen), path)
         exported = (
             *(() if haq_folder is None else _export_haq(chosen, found, table, haq_folder)),
             *(() if ofa_file is None else _export_ofa(found, table, ofa_file)),
@@ -123,20 +123,6 @@ def _network_of_file(model_file: str) -> Network:
     )
 
 
-def _kernel_context(options: Options, versions: dict[str, str]) -> dict[str, str]:
-    """All that the time of a kernel depends on besides its function and signature."""
-    target = {
-        name: value for name, value in asdict(options.profile).items() if name not in ("bits", "description")
-    }
-    return {
-        "target": json.dumps(target, sort_keys=True, default=str),
-        "device": options.device.uri if options.device else "",
-        "machine": options.device.fingerprint().key if options.device else "",
-        "haqnas_source": versions["haqnas_source"],
-        "tvm": versions["apache-tvm"],
-    }
-
-
 # Of a fingerprint, what stays as it is from one run to the next.
 _LASTING = (
     "key",
@@ -151,14 +137,13 @@ _LASTING = (
 )
 
 
-def _provenance(options: Options, context: dict[str, str], networks: Sequence[Network]) -> Provenance:
-    assert options.device is not None
-    is_measured = options.device.latency_kind == "measured"
-    machine = options.device.fingerprint().to_document()
+def _provenance(device: Device, context: dict[str, str], networks: Sequence[Network]) -> Provenance:
+    is_measured = device.latency_kind == "measured"
+    machine = device.fingerprint().to_document()
     return Provenance(
-        kind=options.device.latency_kind,
+        kind=device.latency_kind,
         unit="ns" if is_measured else "instructions",
-        device=options.device.uri,
+        device=device.uri,
         date=datetime.now(UTC).date().isoformat(),
         versions={name: context[name] for name in ("haqnas_source", "tvm")} | {"haqnas": version("haqnas")},
         machine={name: str(value) for name, value in machine.items() if name in _LASTING},

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from haqnas import artifact as artefacts
 from haqnas.codegen.budget import NONE_PREFERRED, lower_and_build
 from haqnas.codegen.program import Program
+from haqnas.devices.cache import KernelCache
 from haqnas.devices.records import RawArray, quantize_inputs
 from haqnas.evaluate import Accuracy, Batches, Judges, sample_batches, score_accuracy
 from haqnas.kernels.row import Geometry
@@ -23,7 +24,6 @@ from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.rewrite.serialize import load_graph, save_graph
 from haqnas.rewrite.synthetic import synthetic_batches
-from haqnas.timings import Timings
 from haqnas.tune import Choices, Request, require_clock, tune
 
 SYNTHETIC_SAMPLES = 64
@@ -77,11 +77,12 @@ def run_stages(
     judges: Judges,
     work: Path,
     report: Report,
-    timings: Timings,
+    timings: KernelCache | None,
 ) -> Compiled:
     """All stages up to the kernels' object file; finished ones are read from `work`.
 
-    Raises UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
+    Kernels are chosen by measurement where `timings` is given, which keeps what they take. Raises
+    UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
     """
     report("quantize", f"{options.policy.default}, calibrated on {samples.source}")
     batches = samples.make() if samples.make is not None else samples.given
@@ -117,8 +118,10 @@ def _kept_graph(work: Path, make: Callable[[], GraphModule]) -> GraphModule:
     return load_graph(text, arrays)
 
 
-def _tuned(options: Options, graph: GraphModule, work: Path, report: Report, timings: Timings) -> Choices:
-    if options.settings.tune_time_s == 0:
+def _tuned(
+    options: Options, graph: GraphModule, work: Path, report: Report, timings: KernelCache | None
+) -> Choices:
+    if timings is None:
         return NONE_PREFERRED
     device = require_clock(options.device, options.profile.name)
     settings = options.settings

@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +23,25 @@ from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.codegen.selftest import make_self_test
 from haqnas.codegen.split import Cutting
+from haqnas.devices.cache import KernelCache
 from haqnas.devices.device import Device
-from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.devices.kernel_times import Kernel as TimedKernel
+from haqnas.devices.kernel_times import KernelTime
+from haqnas.devices.layer_times import run_layers
+from haqnas.errors import ConfigurationError, ProgramError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.row import Geometry, Kernel
 from haqnas.kernels.table import candidates
-from haqnas.timings import Pair, Timings
 
 MOST_CANDIDATES = 4  # of a layer: each is a program to build, which takes seconds
 RUNS = 20  # of a variant, each time that it is its turn
 LEAST_ROUNDS = 3
 LEAST_GAIN = 0.03  # below that the choice by rule stays: differences of that size do not repeat
-RUN_TIMEOUT_S = 600.0
+# Part of the context of times: those of a kernel by itself, which `measure` keeps in the same file, are others.
+TIMED_AS = "layer inside a network"
 
 Note = Callable[[str], None]
+Pair = tuple[Geometry, str]  # a layer as its kernel sees it, name of a row of the kernel table
 Choices = Mapping[Geometry, str]  # of a layer -> name of a row
 Ranked = Mapping[
     Geometry, Sequence[str]
@@ -76,25 +81,30 @@ def require_clock(device: Device | None, target: str) -> Device:
 
 
 def tune(
-    request: Request, folder: Path, timings: Timings, note: Note, clock: Callable[[], float] = time.monotonic
+    request: Request,
+    folder: Path,
+    cache: KernelCache,
+    note: Note,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Choices:
-    """The rows that beat the choice by rule, for `lower_and_build`; what was measured is kept in `timings`.
+    """The rows that beat the choice by rule, for `lower_and_build`; what was measured is kept in `cache`.
 
     Works in `folder`, for about `limit_s` seconds in all, of which building the variants takes some each. Raises
-    DeviceError where the device fails.
+    ProgramError where a variant fails, DeviceError where the device does.
     """
     deadline = clock() + request.limit_s
     programs = lower_variants(request)
     ranked = rank_layers(programs)
     pairs = {(geometry, name) for geometry, names in ranked.items() for name in names}
-    known = timings.known(pairs)
+    kept = cache.known()
+    known = {pair: kept[kernel_of(pair)].amount for pair in pairs if kernel_of(pair) in kept}
     missing = pairs - set(known)
     if missing:
         first, *others = programs
         wanted = [first, *(program for program in others if missing & set(rows_of(program).values()))]
         measured = _measure(request, wanted, folder, note, clock, deadline)
-        timings.put(measured)
-        known |= measured
+        cache.put({kernel_of(pair): found for pair, found in measured.items()}, time.time())
+        known |= {pair: found.amount for pair, found in measured.items()}
     return choose_rows(ranked, known)
 
 
@@ -127,6 +137,12 @@ def rows_of(program: Program) -> dict[str, Pair]:
     return {layer.name: (layer.geometry, layer.row) for layer in program.layers if layer.geometry is not None}
 
 
+def kernel_of(pair: Pair) -> TimedKernel:
+    """The name under which the time of a layer on a row is kept."""
+    geometry, row = pair
+    return row, json.dumps(asdict(geometry), sort_keys=True)
+
+
 def serious(geometry: Geometry, isas: Sequence[str]) -> tuple[Kernel, ...]:
     """Candidates that are worth a measurement: the best few, none that stands in for want of space."""
     rows = candidates(geometry, isas)
@@ -155,8 +171,8 @@ def _measure(
     note: Note,
     clock: Callable[[], float],
     deadline: float,
-) -> dict[Pair, float]:
-    """Median seconds of each candidate that there was time for."""
+) -> dict[Pair, KernelTime]:
+    """Seconds of each candidate that there was time for."""
     variants: list[Variant] = []
     for index, program in enumerate(programs):
         if index >= 2 and clock() > deadline:  # two are the least that can be compared
@@ -171,7 +187,12 @@ def _measure(
         for variant in variants if rounds % 2 else reversed(variants):
             for pair, time_s in _time_layers(variant, request.device).items():
                 samples.setdefault(pair, []).append(time_s)
-    return {pair: statistics.median(found) for pair, found in samples.items()}
+    return {pair: _summarised(found) for pair, found in samples.items()}
+
+
+def _summarised(samples_s: Sequence[float]) -> KernelTime:
+    median_s, high_s = np.quantile(samples_s, (0.5, 0.9))
+    return KernelTime(float(median_s), float(high_s / median_s - 1), len(samples_s) * RUNS)
 
 
 def _lowered(request: Request, index: int) -> Program:
@@ -203,14 +224,10 @@ def _build(request: Request, program: Program, folder: Path) -> Variant:
 
 def _time_layers(variant: Variant, device: Device) -> dict[Pair, float]:
     """Seconds of each kind of layer, all its calls together; of several layers of one kind the mean."""
-    completed = device.run(variant.executable, ("--layers", str(RUNS)), RUN_TIMEOUT_S)
-    if completed.exit_code != 0:
-        raise DeviceError(
-            f"a program to tune with failed on {device.uri}: {completed.stderr.strip()}; leave --tune-time out"
-        )
-    sums: dict[str, float] = {}
-    for call in json.loads(completed.stdout)["calls"]:
-        sums[call["layer"]] = sums.get(call["layer"], 0.0) + call["median_ns"] * 1e-9
+    try:
+        sums = run_layers(variant.executable, RUNS, device)
+    except ProgramError as error:
+        raise ProgramError(f"a program to tune with failed: {error}; leave --tune-time out") from None
     kinds: dict[Pair, list[float]] = {}
     for layer, pair in variant.rows.items():
         kinds.setdefault(pair, []).append(sums[layer])

@@ -18,7 +18,7 @@ from torch import nn
 import haqnas
 from haqnas import artifact as artefacts
 from haqnas.devices.latency import TimingPlan
-from haqnas.errors import ConfigurationError, DeviceError, VerificationError
+from haqnas.errors import ConfigurationError, DeviceError, ProgramError, VerificationError
 from haqnas.layer_rows import rows_in_binary
 from haqnas.manifest import Manifest, decode_manifest, encode_manifest
 from haqnas.rewrite.serialize import load_graph
@@ -240,6 +240,14 @@ def test_binary_without_execute_permission_is_told(copied: haqnas.Artifact) -> N
     copied.executable.chmod(stat.S_IRUSR)
     with pytest.raises(DeviceError, match="not executable"):
         copied.bench(plan=TimingPlan(runs=1))
+
+
+def test_a_binary_that_does_not_do_its_self_test_is_at_fault_and_not_the_device(
+    copied: haqnas.Artifact,
+) -> None:
+    copied.executable.write_text("#!/bin/sh\necho no such mode >&2\nexit 2\n")
+    with pytest.raises(ProgramError, match="the self test did not run on local: no such mode"):
+        artefacts.check_binary(copied, (), (), None, 60.0)
 
 
 # Running

@@ -9,10 +9,11 @@ from torch import nn
 import haqnas.tune as tuning
 from haqnas.codegen.link import choose_linker
 from haqnas.codegen.program import Program
+from haqnas.devices.cache import KernelCache
 from haqnas.devices.device import Completed
 from haqnas.devices.local import LocalDevice, read_host_cpu
 from haqnas.devices.qemu import QemuDevice
-from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.errors import ConfigurationError, ProgramError
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.hardware import find_profile
@@ -23,10 +24,10 @@ from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.space.policy import Policy
-from haqnas.timings import Timings
 from haqnas.tune import (
     Request,
     choose_rows,
+    kernel_of,
     lower_variants,
     rank_layers,
     require_clock,
@@ -131,7 +132,7 @@ def test_layers_get_what_is_fastest_on_the_device_and_the_second_time_nothing_ru
 ):
     fast = FAST[network[1].name]
     device = ScriptedDevice(fast)
-    request, timings, notes = request_on(device), Timings(tmp_path, {}), []
+    request, timings, notes = request_on(device), KernelCache(tmp_path, {}), []
     choices = tune(request, tmp_path, timings, notes.append, Stopwatch(0.01))
     ranked = rank_layers(lower_variants(request))
     assert choices
@@ -144,7 +145,7 @@ def test_layers_get_what_is_fastest_on_the_device_and_the_second_time_nothing_ru
 
 
 def test_what_there_was_no_time_for_is_measured_the_next_time(request_on, tmp_path):
-    device, timings = ScriptedDevice("none"), Timings(tmp_path, {})
+    device, timings = ScriptedDevice("none"), KernelCache(tmp_path, {})
     request = request_on(device)
     variants = len(lower_variants(request))
     for _ in range(1, variants):  # each time the first and one more
@@ -168,7 +169,8 @@ def test_a_layer_that_another_row_reads_differently_is_not_compared(request_on):
 def test_time_that_is_up_still_gives_two_variants_and_three_rounds(request_on, tmp_path):
     device = ScriptedDevice("none")
     assert (
-        tune(request_on(device), tmp_path, Timings(tmp_path, {}), lambda note: None, Stopwatch(100.0)) == {}
+        tune(request_on(device), tmp_path, KernelCache(tmp_path, {}), lambda note: None, Stopwatch(100.0))
+        == {}
     )
     assert device.runs == 2 * tuning.LEAST_ROUNDS
 
@@ -178,8 +180,10 @@ def test_a_device_that_fails_is_named(request_on, tmp_path):
         def run(self, executable, arguments, timeout_s):
             return Completed(1, "", "no such CPU", 0.0)
 
-    with pytest.raises(DeviceError, match=r"failed on scripted: no such CPU; leave --tune-time out"):
-        tune(request_on(Failing("a")), tmp_path, Timings(tmp_path, {}), lambda note: None, Stopwatch(0.01))
+    with pytest.raises(ProgramError, match=r"failed on scripted: no such CPU; leave --tune-time out"):
+        tune(
+            request_on(Failing("a")), tmp_path, KernelCache(tmp_path, {}), lambda note: None, Stopwatch(0.01)
+        )
 
 
 def test_variants_are_built_and_timed_on_this_machine(tmp_path):
@@ -194,9 +198,12 @@ def test_variants_are_built_and_timed_on_this_machine(tmp_path):
     )
     ranked = rank_layers(lower_variants(request))
     assert ranked
-    timings = Timings(tmp_path / "timings", {})
-    choices = tune(request, tmp_path / "work", timings, lambda note: None)
-    known = timings.known({(geometry, name) for geometry, names in ranked.items() for name in names[:2]})
-    assert len(known) == 2 * len(ranked)
-    assert all(0 < time_s < 1 for time_s in known.values())
+    cache = KernelCache(tmp_path / "times", {})
+    choices = tune(request, tmp_path / "work", cache, lambda note: None)
+    known = cache.known()
+    assert known.keys() == {
+        kernel_of((geometry, name)) for geometry, names in ranked.items() for name in names[:2]
+    }
+    assert all(0 < time.amount < 1 for time in known.values())
+    assert all(time.runs == tuning.LEAST_ROUNDS * tuning.RUNS for time in known.values())
     assert all(name in ranked[geometry] for geometry, name in choices.items())

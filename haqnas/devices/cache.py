@@ -5,11 +5,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from haqnas.devices.device import Device
 from haqnas.devices.kernel_times import Kernel, KernelTime
 from haqnas.errors import ConfigurationError
+from haqnas.hardware import HardwareProfile
 
 FILE = "kernels.sqlite"
 _SCHEMA = """
@@ -21,6 +23,24 @@ CREATE TABLE IF NOT EXISTS kernels (
 ) WITHOUT ROWID;
 """
 _BUSY_TIMEOUT_S = 60.0  # others write some hundred rows at a time
+
+
+def kernel_context(
+    profile: HardwareProfile, device: Device, versions: Mapping[str, str], threads: int
+) -> dict[str, str]:
+    """All that the time of a kernel depends on besides its function and signature.
+
+    `versions`: those of "haqnas_source" and "apache-tvm" are read. Raises DeviceError where the device is not reached.
+    """
+    target = {name: value for name, value in asdict(profile).items() if name not in ("bits", "description")}
+    return {
+        "target": json.dumps(target, sort_keys=True, default=str),
+        "device": device.uri,
+        "machine": device.fingerprint().key,
+        "threads": str(threads),
+        "haqnas_source": versions["haqnas_source"],
+        "tvm": versions["apache-tvm"],
+    }
 
 
 @dataclass(frozen=True, slots=True)
