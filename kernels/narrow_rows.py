@@ -1,7 +1,7 @@
 """Rows of the kernel table whose sums are as narrow as the bits of a layer allow, on AVX2 and NEON."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from tvm.tirx.script.builder import ir as T
@@ -185,21 +185,15 @@ def _avx2_suffix(g: Geometry) -> str:
 _ANY_CLAMP = Clamp(moves=True, clamps=True, is_signed=False)
 
 
-def _sum(g: Geometry) -> Sum | None:
-    if g.residual is None:
-        return None
-    return replace(Sum.of(g.zero_point, g.residual.scalars, False, False), moves=True, clamp=_ANY_CLAMP)
+_ANY_SUM = Sum(shift=None, moves=True, reads_signed=False, clamp=_ANY_CLAMP)
 
 
 def _neon_begin(g: Geometry, finish: Finish) -> Begin:
     return lambda p: NeonEpilogue(
-        Ending.begin(finish, _ANY_CLAMP, _sum(g), p), local(finish.dtype, BLOCK), p[CHANNELS]
+        Ending.begin(finish, _ANY_CLAMP, _ANY_SUM if g.residual else None, p),
+        local(finish.dtype, BLOCK),
+        p[CHANNELS],
     )
-
-
-def _neon_suffix(g: Geometry) -> str:
-    sum_ = _sum(g)
-    return str(sum_.shift) if sum_ else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +208,7 @@ class Family:
     least_outer: int  # steps, below which a row of `dot` is better
     share: float  # of the time that the same instruction set takes for 8 bits
     begin: Callable[[Geometry, Finish], Begin]
-    suffix: Callable[[Geometry], str]
+    suffix: Callable[[Geometry], str]  # of names of functions
 
 
 def row(family: Family) -> Kernel:
@@ -290,7 +284,7 @@ def row(family: Family) -> Kernel:
 _FEW, _EIGHT = range(ACT_BITS.start, 8), range(8, 9)
 AVX2_ROWS = (row(Family("avx2", Maddubs(), ACT_BITS, 0, 1, 2, 0.5, _avx2_begin, _avx2_suffix)),)
 NEON_ROWS = (
-    row(Family("neon", Mla(), _FEW, 0, 1, 1, 0.4, _neon_begin, _neon_suffix)),
-    row(Family("neon", Smlal(is_signed=False), _FEW, 0, 2, 1, 0.7, _neon_begin, _neon_suffix)),
-    row(Family("neon", Smlal(is_signed=True), _EIGHT, 128, 2, 1, 0.7, _neon_begin, _neon_suffix)),
+    row(Family("neon", Mla(), _FEW, 0, 1, 1, 0.4, _neon_begin, lambda _: "")),
+    row(Family("neon", Smlal(is_signed=False), _FEW, 0, 2, 1, 0.7, _neon_begin, lambda _: "")),
+    row(Family("neon", Smlal(is_signed=True), _EIGHT, 128, 2, 1, 0.7, _neon_begin, lambda _: "")),
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tvm.tirx.script.builder import ir as T
 
 from haqnas.kernels.finish import ADD, ZERO_POINT, Finish
+from haqnas.kernels.row import Geometry, Residual
 from haqnas.kernels.tir import Buffer, Expr, convert, splat
 
 LANES = 4  # int32 in a register
@@ -60,6 +61,13 @@ class Clamp:
     is_short: bool = False  # the numbers before it fit 16 bits
 
     @classmethod
+    def of_layer(cls, g: Geometry) -> "Clamp":
+        """The parts that a layer needs."""
+        if g.takes_any_ending:
+            return cls(True, True, g.writes_signed, g.is_short)
+        return cls.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
+
+    @classmethod
     def of(
         cls, zero_point: int, low: int, high: int, is_signed: bool = False, is_short: bool = False
     ) -> "Clamp":
@@ -94,29 +102,30 @@ class Clamp:
 class Sum:
     """Which parts of `haqnas::qadd` a kernel that adds another image has code for."""
 
-    shift: int
+    shift: int | None  # None: read at run time
     moves: bool  # the convolution's own zero point is not the one that the sum takes off again
     reads_signed: bool  # the other image is stored as x - 128
     clamp: Clamp
 
     @classmethod
-    def of(
-        cls, own_zero_point: int, scalars: tuple[int, ...], reads_signed: bool, writes_signed: bool
-    ) -> "Sum":
-        a_zero, _, _, _, shift, *bounds = scalars
-        clamp = Clamp.of(bounds[0], bounds[1], bounds[2], writes_signed)
-        return cls(shift, own_zero_point != a_zero, reads_signed, clamp)
+    def of_layer(cls, g: Geometry, residual: Residual) -> "Sum":
+        """The parts that a layer needs which adds `residual`."""
+        if g.takes_any_ending:
+            return cls(None, True, residual.is_signed, Clamp(True, True, g.writes_signed))
+        a_zero, _, _, _, shift, *bounds = residual.scalars
+        clamp = Clamp.of(bounds[0], bounds[1], bounds[2], g.writes_signed)
+        return cls(shift, g.zero_point != a_zero, residual.is_signed, clamp)
 
     @property
     def suffix(self) -> str:
         flags = ("m" if self.moves else "") + ("r" if self.reads_signed else "")
-        return f"{self.shift}{flags}{self.clamp.suffix}"
+        return f"{'' if self.shift is None else self.shift}{flags}{self.clamp.suffix}"
 
-    def rounded(self, word: Expr) -> Expr:
-        """int32x4 >> shift, rounded half up, as int16x4 (sqrshrn, which shifts by 1 .. 16)."""
-        if self.shift <= MOST_NARROWING_SHIFT:
+    def rounded(self, word: Expr, shift: Expr) -> Expr:
+        """int32x4 >> shift, rounded half up, as int16x4 (sqrshrn, which shifts by a constant of 1 .. 16)."""
+        if self.shift is not None and self.shift <= MOST_NARROWING_SHIFT:
             return intrinsic("int16x4", "sqrshrn.v4i16", word, T.int32(self.shift))
-        shifted = intrinsic("int32x4", "srshl.v4i32", word, splat(T.int32(-self.shift), LANES))
+        shifted = intrinsic("int32x4", "srshl.v4i32", word, splat(-shift, LANES))
         return intrinsic("int16x4", "sqxtn.v4i16", shifted)
 
 
@@ -136,7 +145,9 @@ class Ending:
     centred: tuple[
         Expr, Expr, Expr
     ]  # before a sum: low - zero point, high - zero point, what the sum moves it by
-    operands: tuple[Expr, ...]  # of a sum: two multipliers int16, the residual's zero point as it is stored
+    operands: tuple[
+        Expr, ...
+    ]  # of a sum: two multipliers int16, the residual's zero point as it is stored, the shift
     sum_bounds: tuple[Expr, Expr, Expr]
     rounder: Expr  # float32
 
@@ -144,7 +155,7 @@ class Ending:
     def begin(cls, finish: Finish, clamp: Clamp, sum_: Sum | None, parameters: Buffer) -> "Ending":
         """`sum_` for a kernel that adds another image."""
         zero_point, low, high = (parameters[ZERO_POINT + k] for k in range(3))
-        a_zero, a_multiplier, b_zero, b_multiplier = (parameters[ADD + k] for k in range(4))
+        a_zero, a_multiplier, b_zero, b_multiplier, shift = (parameters[ADD + k] for k in range(5))
         stored = zero_point - (128 if clamp.is_signed else 0)
         rounder = T.int32(UNITS) if sum_ or clamp.moves else UNITS + stored
         # A vector that LLVM knows nothing of: it would split usubl into uxtl and sub.
@@ -162,7 +173,7 @@ class Ending:
                 T.cast(high - zero_point, "int16"),
                 T.cast(zero_point - a_zero, "int16"),
             ),
-            (T.cast(a_multiplier, "int16"), T.cast(b_multiplier, "int16"), opaque),
+            (T.cast(a_multiplier, "int16"), T.cast(b_multiplier, "int16"), opaque, shift),
             (sum_.clamp if sum_ else clamp).bounds(parameters, ADD + 5),
             T.cast(rounder, "float32"),
         )
@@ -204,7 +215,7 @@ class Ending:
     def _added(self, sum_: Sum, own: Expr, other: Expr) -> Expr:
         """int16x8 without its zero point, bytes -> their sum without its zero point (usubl, smull, smlal)."""
         low, high, move = self.centred
-        a_multiplier, b_multiplier, b_zero = self.operands
+        a_multiplier, b_multiplier, b_zero, shift = self.operands
         own = T.min(T.max(own, splat(low, 8)), splat(high, 8))
         if sum_.moves:
             own = own + splat(move, 8)
@@ -217,4 +228,4 @@ class Ending:
             times(x, a_multiplier) + times(y, b_multiplier)
             for x, y in zip(halves(own, LANES), halves(other, LANES), strict=True)
         ]
-        return _pairs([sum_.rounded(word) for word in words])[0]
+        return _pairs([sum_.rounded(word, shift) for word in words])[0]

@@ -10,7 +10,7 @@ from haqnas.kernels.neon import CHUNK, Clamp, Sum
 from haqnas.kernels.neon_dot import Tiling
 from haqnas.kernels.neon_gather import Gather, gather_of
 from haqnas.kernels.neon_multiply import Sdot, Smull, Usmmla
-from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, grid, parameters
+from haqnas.kernels.row import Extra, Geometry, Kernel, Scratch, finish_values, grid, parameters, stand_in
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
 
@@ -28,12 +28,11 @@ def dot_row(isa: str, tiling: Tiling, accepts: Callable[[Geometry], bool], gathe
 
     def variant(g: Geometry, finish: Finish) -> neon_dot.Variant:
         cut = steps(g)
-        sum_, clamp = None, Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
+        sum_, clamp = None, Clamp.of_layer(g)
         if tiling.pixels == 1:  # one pixel has few outputs to finish, so one form of it serves all
             clamp = Clamp(moves=True, clamps=True)
         if g.residual:
-            sum_ = Sum.of(g.zero_point, g.residual.scalars, g.residual.is_signed, g.writes_signed)
-            clamp = Clamp(moves=False, clamps=False, is_short=g.is_short)
+            sum_, clamp = Sum.of_layer(g, g.residual), Clamp(False, False, is_short=g.is_short)
         tiles = neon_dot.tiles_of(tiling, g.columns)
         is_full = g.channels % tiling.block == 0
         return neon_dot.Variant(
@@ -111,7 +110,7 @@ def depthwise_row(is_unrolled: bool) -> Kernel:
     def variant(g: Geometry, finish: Finish) -> neon_depthwise.Variant:
         rows = form(g)
         if rows is not None:
-            clamp = Clamp.of(g.zero_point, g.low, g.high, g.writes_signed, g.is_short)
+            clamp = Clamp.of_layer(g)
             return neon_depthwise.Variant(rows, neon_depthwise.tile_pixels(rows, g.columns), clamp, finish)
         pixels = STAND_IN_PIXELS if g.columns >= STAND_IN_PIXELS else 1
         return neon_depthwise.Variant(None, pixels, Clamp(True, True, g.writes_signed), finish)
@@ -188,6 +187,7 @@ ROWS: tuple[Kernel, ...] = (
     dot_row("neon", Tiling(SMULL, 2, 8), is_image),
     dot_row("neon", Tiling(SMULL, 1, 16), is_batch_of_one),
     dot_row("neon", Tiling(SMULL, 1, 8), is_batch_of_one),
+    stand_in(dot_row("neon", Tiling(SMULL, 1, 8), lambda _: True)),
     depthwise_row(is_unrolled=True),
     depthwise_row(is_unrolled=False),
 )

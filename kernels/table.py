@@ -19,7 +19,7 @@ from haqnas.kernels import (
     x86_rows,
 )
 from haqnas.kernels.finish import Finish
-from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters
+from haqnas.kernels.row import Extra, Geometry, Kernel, finish_values, parameters, stand_in
 from haqnas.kernels.x86_finish import Machine
 from haqnas.quantspec import ACT_BITS, WEIGHT_BITS
 
@@ -84,6 +84,7 @@ TABLE: tuple[Kernel, ...] = (
     gemv.ROW,
     dot_rows.dot_row(dot.AVX2, dot.Tile(4, 2)),
     dot_rows.dot_row(dot.AVX2, dot.Tile(6, 1)),
+    stand_in(dot_rows.dot_row(dot.AVX2, dot.Tile(4, 2))),
     *narrow_rows.AVX2_ROWS,
     *(x86_depthwise_rows.sweep_row(lanes) for lanes in (16, 8, 4)),
     *(x86_depthwise_rows.tile_row(Machine(lanes, True)) for lanes in (16, 8, 4)),

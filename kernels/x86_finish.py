@@ -177,6 +177,8 @@ class Narrowing:
     @classmethod
     def of_layer(cls, g: Geometry) -> Self:
         """How a layer's accumulators become bytes."""
+        if g.takes_any_ending:
+            return cls(True, True, True, not g.is_bounded, EVERY_SUM if g.residual else None)
         sum_ = SumParts.of(g.residual.scalars) if g.residual else None
         return cls.of(g.zero_point, g.low, g.high, g.is_bounded, sum_)
 

@@ -1,9 +1,9 @@
 """Keep programs small: a network with many kinds of layers gives up the specialised kernels that serve it least.
 
 Specialised functions (a filter size and stride each, say) are fast, but every one is code in the executable. Where
-the whole would stand more than LIMIT_BYTES beside the packed weights, the functions with the fewest multiplications
-per byte of code are left out. Their layers run on another row of the kernel table: one that the program holds anyway,
-else a general one.
+the whole would stand more than LIMIT_BYTES beside the packed weights, functions that differ in how they end become one;
+where that is not enough, those with the fewest multiplications per byte of code are left out. Their layers run on
+another row of the kernel table: one that the program holds anyway, else a general one.
 """
 
 import json
@@ -22,7 +22,7 @@ from haqnas.codegen.split import LEAST_PART_NS, Cutting
 from haqnas.errors import HaqnasError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
-from haqnas.kernels.row import Geometry, Kernel
+from haqnas.kernels.row import Geometry, Kernel, with_any_ending
 from haqnas.kernels.table import candidates, signed_kinds
 
 LIMIT_BYTES = 100_000  # of an executable, beside its packed weights
@@ -52,14 +52,15 @@ def lower_and_build(
     kernels, choice = folder / "kernels.o", folder / "kernel_choice.json"
     if kernels.exists() and choice.exists():
         saved = json.loads(choice.read_text())
-        choose = _chooser(frozenset(saved["left_out"]), frozenset(saved["held"]), preferred)
+        left_out, held = frozenset(saved["left_out"]), frozenset(saved["held"])
+        choose = _chooser(left_out, held, preferred, saved["share_endings"])
         cutting = Cutting(threads, saved["least_part_ns"])
         return lower(graph, profile, name, choose, saved["may_store_signed"], cutting), kernels
-    left_out: frozenset[str] = frozenset()
-    held: frozenset[str] = frozenset()  # functions of the attempt before
-    may_store_signed, cutting = True, Cutting(threads, LEAST_PART_NS)
+    left_out = frozenset()
+    held = frozenset()  # functions of the attempt before
+    share_endings, may_store_signed, cutting = False, True, Cutting(threads, LEAST_PART_NS)
     for _ in range(_ATTEMPTS):
-        choose = _chooser(left_out, held, preferred)
+        choose = _chooser(left_out, held, preferred, share_endings)
         program = lower(graph, profile, name, choose, may_store_signed, cutting)
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
@@ -67,16 +68,21 @@ def lower_and_build(
         used = {
             "left_out": sorted(left_out),
             "held": sorted(held),
+            "share_endings": share_endings,
             "may_store_signed": may_store_signed,
             "least_part_ns": cutting.least_part_ns,
         }
+        if excess > 0 and not share_endings:
+            share_endings = True  # costs least: a percent or two
+            continue
         if excess > 0 and may_store_signed and signed_kinds(profile.isas):
-            may_store_signed = False  # gains least: a few percent, for a second form of many functions
+            may_store_signed = False  # gains little: a few percent, for a second form of many functions
             continue
         if excess > 0 and threads > 1 and cutting.least_part_ns < _COARSEST * LEAST_PART_NS:
             cutting = replace(cutting, least_part_ns=2 * cutting.least_part_ns)  # fewer calls
             continue
-        more = _least_useful(_served(program, profile.isas), sizes, excess) if excess > 0 else frozenset()
+        served = _served(program, profile.isas, share_endings)
+        more = _least_useful(served, sizes, excess) if excess > 0 else frozenset()
         if not more:
             break
         left_out, held = left_out | more, frozenset(sizes)
@@ -92,13 +98,13 @@ def overhead_bytes(program: Program, code_bytes: int) -> int:
 
 
 def _chooser(
-    left_out: frozenset[str], held: frozenset[str], preferred: Mapping[Geometry, str]
+    left_out: frozenset[str], held: frozenset[str], preferred: Mapping[Geometry, str], share_endings: bool
 ) -> Callable[[Geometry, Sequence[str]], Kernel]:
     """The best row whose function is not left out, else one whose function the program holds, else a stand-in."""
 
     def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
         wanted = preferred.get(geometry)
-        rows = sorted(candidates(geometry, isas), key=lambda row: row.name != wanted)
+        rows = sorted(_rows(geometry, isas, share_endings), key=lambda row: row.name != wanted)
         allowed = [row for row in rows if _symbol(row, geometry) not in left_out]
         if not allowed or allowed[0] is not rows[0]:
             allowed = [row for row in allowed if _symbol(row, geometry) in held]
@@ -107,18 +113,23 @@ def _chooser(
     return choose
 
 
+def _rows(geometry: Geometry, isas: Sequence[str], share_endings: bool) -> tuple[Kernel, ...]:
+    rows = candidates(geometry, isas)
+    return tuple(map(with_any_ending, rows)) if share_endings else rows
+
+
 def _symbol(row: Kernel, geometry: Geometry) -> str:
     """Of the function of an integer layer, without the program's name."""
     return row.symbol(geometry, Finish.UINT8 if geometry.residual is None else Finish.UINT8_ADD)
 
 
-def _served(program: Program, isas: Sequence[str]) -> dict[str, int]:
+def _served(program: Program, isas: Sequence[str], share_endings: bool) -> dict[str, int]:
     """Functions that have a slower stand-in, by symbol -> multiplications of the layers that they serve."""
     served: dict[str, int] = {}
     for layer in program.layers:
         if layer.geometry is None:
             continue
-        rows = candidates(layer.geometry, isas)
+        rows = _rows(layer.geometry, isas, share_endings)
         row = next(row for row in rows if row.name == layer.row)
         if not (row.is_general or row is rows[-1]):
             symbol = _symbol(row, layer.geometry)

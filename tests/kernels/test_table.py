@@ -19,7 +19,7 @@ from haqnas.codegen.lower import fused_sums
 from haqnas.codegen.storage import signed_values
 from haqnas.graph import ops  # noqa: F401  registers the operators
 from haqnas.hardware import HardwareProfile, load_profile
-from haqnas.kernels.row import Geometry, Kernel
+from haqnas.kernels.row import Geometry, Kernel, with_any_ending
 from haqnas.kernels.table import TABLE, candidates, select
 from haqnas.quantspec import act_range, weight_range
 from tests.codegen.one_binary import integer_graph, run
@@ -215,10 +215,11 @@ def make_sum(zero_point: int, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def forced(row: Kernel):
-    """Choose `row` wherever it accepts the layer."""
+    """Choose `row`, or a form of a row, wherever it accepts the layer."""
 
     def choose(geometry: Geometry, isas: Sequence[str]) -> Kernel:
-        return row if row in candidates(geometry, [row.isa]) else select(geometry, isas)
+        names = [found.name for found in candidates(geometry, [row.isa])]
+        return row if row.name in names else select(geometry, isas)
 
     return choose
 
@@ -245,9 +246,29 @@ def test_row_equals_the_reference(row, profile_name, tmp_path):
     if row.kind == "dot":
         bits = itertools.product(row.weight_bits, row.act_bits)
         cases += [greatest_case(w, a, width, rng) for w, a in bits for width in (1, 5)]
+    check_row(row, cases, profile, tmp_path)
+
+
+SPECIAL = [(row, name) for row, name in ROWS if row.isa not in {"portable", "rvv"} and not row.is_general]
+
+
+@pytest.mark.parametrize(
+    ("row", "profile_name"), SPECIAL, ids=[f"{row.name}-{name}" for row, name in SPECIAL]
+)
+def test_row_with_any_ending_equals_the_reference(row, profile_name, tmp_path):
+    profile = profile_of(row, profile_name)
+    require_machine(profile)
+    rng = np.random.default_rng(19)
+    bits = itertools.cycle([(8, 8), (4, 4), (2, 5), (3, 8)])
+    kinds = itertools.cycle(("random", "extreme", "beyond int16", "beyond int32"))
+    cases = [make_case(shape, *next(bits), next(kinds), rng) for shape in SHAPES[row.kind]]
+    check_row(with_any_ending(row), cases, profile, tmp_path)
+
+
+def check_row(row: Kernel, cases: Sequence[dict], profile: HardwareProfile, folder: Path) -> None:
     graph, raw = side_by_side(cases)
     expected = graph(*(torch.from_numpy(x.astype(np.float32)) for x in raw))
-    program, outputs = run(graph, raw, profile, tmp_path, forced(row))
+    program, outputs = run(graph, raw, profile, folder, forced(row))
     assert any(layer.kernel.startswith(row.name) for layer in program.layers), "the row served no case"
     for case, output, reference in zip(cases, outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference.numpy(), err_msg=f"{row.name} {case['window']}")
