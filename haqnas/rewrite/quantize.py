@@ -22,7 +22,7 @@ from haqnas.quantspec import WEIGHT_BITS, QuantSpec, act_range, weight_range
 from haqnas.rewrite.kinds import LAYER_TYPES, aten, is_layer, tensor_inputs
 from haqnas.rewrite.plan import Plan, plan_quantizers
 from haqnas.rewrite.quants import ActQuant, IntegerWeight
-from haqnas.rewrite.weight_scales import weight_scales
+from haqnas.rewrite.weight_scales import scale_axis, weight_scales
 from haqnas.space.policy import Policy
 
 with warnings.catch_warnings():
@@ -180,12 +180,10 @@ def _quantized_layer(name: str, layer: nn.Module, spec: QuantSpec) -> nn.Module:
     if not torch.isfinite(weight).all():
         raise UnsupportedModelError(f"the weights of {name} must be finite, but some are NaN or infinite")
     binary = spec.weight_bits == 1
-    # A grouped transposed convolution keeps output channels of different groups in one column: one scale for all.
-    per_tensor = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
-    axis = None if per_tensor else int(isinstance(layer, nn.ConvTranspose2d))
+    axis = scale_axis(layer)
     scales = weight_scales(weight, spec.weight_bits, axis)
     base = _BinaryWeight if binary else _Weight
-    granularity = ScalingPerOutputType.TENSOR if per_tensor else ScalingPerOutputType.CHANNEL
+    granularity = ScalingPerOutputType.TENSOR if axis is None else ScalingPerOutputType.CHANNEL
     options: dict[str, Any] = {
         "weight_quant": base,
         "weight_bit_width": spec.weight_bits,

@@ -1,12 +1,32 @@
 """Scales of weights: the ones of least squared error, found by trying clipped ranges."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from haqnas.quantspec import weight_range
 
 CLIP_RATIOS = tuple(0.2 + 0.8 * index / 24 for index in range(25))  # of the greatest weight
 SMALLEST_SCALE = 1e-10  # of a channel whose weights are all zero
+
+
+def scale_axis(layer: nn.Module) -> int | None:
+    """The dimension of a layer's weight that has a scale each; None: one scale for all.
+
+    A grouped transposed convolution keeps output channels of different groups in one column: one scale for all.
+    """
+    if isinstance(layer, nn.ConvTranspose2d):
+        return 1 if layer.groups == 1 else None
+    return 0
+
+
+def quantized_weight(layer: nn.Module, weight_bits: int) -> Tensor:
+    """The float weight of a layer as `weight_bits` can hold it, with the scales that quantization starts from."""
+    weight = layer.get_parameter("weight").detach()
+    scales = weight_scales(weight, weight_bits, scale_axis(layer))
+    if weight_bits == 1:
+        return torch.where(weight >= 0, scales, -scales)
+    low, high = weight_range(weight_bits)
+    return torch.round(weight / scales).clamp(low, high) * scales
 
 
 def weight_scales(weight: Tensor, weight_bits: int, axis: int | None) -> Tensor:

@@ -1,1 +1,1 @@
-"""Frozen values that say what has been chosen: policies now, candidates of a search later."""
+"""Frozen values that say what may be chosen and what has been chosen: search spaces, candidates, policies."""
