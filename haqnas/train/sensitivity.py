@@ -8,6 +8,7 @@ second moment. That expectation is the sum of (dL/dy * delta y)**2 over all labe
 network finds them: labels of the data would say nothing where a trained network is sure of them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ def estimate_loss(
 
 
 def measure_divergence(graph: GraphModule, batches: Batches, choices: Choices, note: Note) -> Sensitivity:
-    """The thorough way: the divergence of the outputs where that layer alone is quantized. Raises as `estimate_loss`."""
+    """The thorough way: the divergence where that layer alone is quantized. Raises as `estimate_loss`."""
     quantizers = _Quantizers(graph, batches)
     losses: dict[str, dict[QuantSpec, float]] = {}
     with torch.no_grad():
@@ -269,8 +270,7 @@ def _is_classes(output: Tensor) -> bool:
 
 def _spread(output: Tensor) -> Tensor:
     """By which outputs that are no classes are divided: one standard deviation of each value is half a nat a sample."""
-    values = output[0].numel()
-    return output.std(correction=0).clamp(min=1e-12) * values**0.5
+    return output.std(correction=0).clamp(min=1e-12) * math.sqrt(output[0].numel())
 
 
 def _outputs(result: Any) -> list[Tensor]:
