@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from haqnas.cli.doctor import examine
+from haqnas.cli.inspection import inspection_document, print_inspection
 from haqnas.cli.progress import show_progress
 from haqnas.cli.render import (
     comparison_rows,
@@ -89,6 +90,11 @@ def group() -> None:
     type=click.IntRange(0),
     callback=lambda _context, _option, number: number or None,
     help="Samples of val_data that top-1 is read on; 0: all.",
+)
+@click.option(
+    "--strict-bits",
+    is_flag=True,
+    help="Fail (exit code 5) where the binary differs in anything from the bits that were requested.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
@@ -206,55 +212,22 @@ def _refuse_together(**options: object) -> None:
 @device_option
 @json_option
 def inspect_command(directory: Path, device: str | None, is_json: bool) -> None:
-    """Print the artefact DIR layer by layer, with what its binary really holds.
+    """Print the artefact DIR layer by layer: bits requested, simulated and emitted, as read back from its binary.
 
-    With --device also the time of each layer there, where DIR was compiled with --format exe,layers.
+    Times are predicted by the profile's table; with --device measured there, where DIR was compiled with --format
+    exe,layers. Exit code 5 where binary, integer graph and manifest differ.
     """
     from haqnas.artifact import load
-    from haqnas.layer_rows import rows_in_binary, time_layers
+    from haqnas.inspection import inspect
 
     artifact = load(directory)
-    rows = artifact.manifest.layers
-    found = rows_in_binary(artifact)
-    times_s = time_layers(artifact, device) if device is not None else (None,) * len(rows)
+    inspection = inspect(artifact, device)
     if is_json:
-        layers = [
-            {**asdict(row), "in_binary": there, "time_s": time_s}
-            for row, there, time_s in zip(rows, found, times_s, strict=True)
-        ]
-        print_json({**summary_document(artifact), "layers": layers})
+        print_json({**summary_document(artifact), **inspection_document(inspection)})
         return
     print_lines(summarise(artifact))
     print()
-    numbers = ("weights", "packed bytes", "bits/weight", "macs", "time")
-    columns = ("layer", "kind", "requested", "simulated", "emitted", *numbers, "in binary", "kernel")
-    print_table(
-        columns,
-        (
-            (
-                row.name,
-                row.kind,
-                row.requested or "-",
-                row.simulated or "-",
-                row.emitted or "-",
-                f"{row.num_weights:,}" if row.num_weights else "-",
-                f"{row.packed_bytes:,}" if row.packed_bytes else "-",
-                f"{row.packed_bytes * 8 / row.num_weights:.2f}" if row.num_weights else "-",
-                f"{row.macs:,}" if row.macs else "-",
-                f"{time_s * 1e6:.1f} us" if time_s is not None else "-",
-                _found(row.packed_bytes, there),
-                row.kernel,
-            )
-            for row, there, time_s in zip(rows, found, times_s, strict=True)
-        ),
-        numbers,
-    )
-
-
-def _found(packed_bytes: int, is_there: bool | None) -> str:
-    if not packed_bytes:
-        return "-"
-    return {None: "no executable", True: "yes", False: "NO"}[is_there]
+    print_inspection(inspection)
 
 
 @group.command("targets")

@@ -3,9 +3,10 @@
     HAQNAS_DATA=/path/to/data python examples/cifar10_wide.py
     HAQNAS_DATA=/path/to/data haqnas compile examples/cifar10_wide.py --target host -o build/wide
 
-The first command trains into build/cifar10_wide.pt (or the file that HAQNAS_WIDE names), less than half an hour on two cores
-with AVX-512 bfloat16, and goes on where it was stopped; the second reads that file. The folder HAQNAS_DATA is described in
-examples/README.md. Recipe: SGD with Nesterov momentum, one cycle, label smoothing, random crops and mirror images.
+The first command trains into build/cifar10_wide.pt (or the file that HAQNAS_WIDE names), less than half an hour on two
+cores with AVX-512 bfloat16, and goes on where it was stopped; the second reads that file. The folder HAQNAS_DATA is
+described in examples/README.md. Recipe: SGD with Nesterov momentum, one cycle, label smoothing, random crops and mirror
+images.
 """
 
 import argparse
@@ -118,9 +119,7 @@ def _augment(pixels: Tensor) -> Tensor:
 
 def _batches(pixels: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in random order; what is less than a batch is left out."""
-    for chosen in itertools.islice(
-        torch.randperm(len(labels)).split(BATCH_SIZE), len(labels) // BATCH_SIZE
-    ):
+    for chosen in itertools.islice(torch.randperm(len(labels)).split(BATCH_SIZE), len(labels) // BATCH_SIZE):
         yield _normalise(_augment(pixels[chosen])), labels[chosen]
 
 
@@ -178,7 +177,10 @@ def train(path: Path, epochs: int) -> None:
         torch.save({**states, "epochs": epoch + 1, "rng": torch.get_rng_state()}, partial)
         partial.replace(path)
         spent, cpu = time.monotonic() - start, time.process_time() - start_cpu
-        print(f"epoch {epoch + 1}/{epochs}: loss {loss:.3f}, {spent:.0f} s ({cpu:.0f} s of CPU time)", flush=True)
+        print(
+            f"epoch {epoch + 1}/{epochs}: loss {loss:.3f}, {spent:.0f} s ({cpu:.0f} s of CPU time)",
+            flush=True,
+        )
     print(f"{path}: top-1 {_score(model, *test):.2%} on the test images")
 
 

@@ -25,10 +25,11 @@ from haqnas.products import link_and_save
 from haqnas.profiler import Profiled, profile
 from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
-from haqnas.resume import hash_request, open_output, read_versions, stage_folder, taught_os_errors
+from haqnas.resume import hash_request, open_output, stage_folder, taught_os_errors
 from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.stages import Samples, calibration_samples, run_stages
 from haqnas.tune import TIMED_AS, require_clock
+from haqnas.versions import read_versions
 
 __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 

@@ -4,6 +4,7 @@ DIR/manifest.json            written last: a directory without it is not an arte
     bin/<name>  lib/  include/<name>.h  policy.json
     golden/inputs.npz, outputs.npz      what the executable reads, and what it must write, bit for bit
     reference/graph.json, constants.npz the integer graph itself, so that `verify` can compute that again
+    reference/kernel_choice.json        with it the graph is lowered to the same program again
 """
 
 import io
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.fx import GraphModule
 
 from haqnas.codegen.program import TensorInfo
 from haqnas.devices.choose import device_for
@@ -26,13 +28,16 @@ from haqnas.devices.local import read_host_cpu
 from haqnas.devices.records import FloatArray, RawArray, dequantize, quantize_inputs, run_records
 from haqnas.errors import ConfigurationError, DeviceError, ProgramError, VerificationError
 from haqnas.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest, file_sha256
+from haqnas.readback import ReadBack, read_binaries
 from haqnas.rewrite.serialize import load_graph
+from haqnas.versions import is_own_make
 
 RUN_TIMEOUT_S = 600.0
 GOLDEN_INPUTS = Path("golden/inputs.npz")
 GOLDEN_OUTPUTS = Path("golden/outputs.npz")
 GRAPH = Path("reference/graph.json")
 CONSTANTS = Path("reference/constants.npz")
+KERNEL_CHOICE = Path("reference/kernel_choice.json")
 POLICY = Path("policy.json")
 
 
@@ -216,8 +221,10 @@ def verify(directory: Path, device: str | None = None, timeout_s: float = RUN_TI
     artifact = load(directory)
     files = check_files(artifact)
     inputs, outputs = (_numbered(directory / path) for path in (GOLDEN_INPUTS, GOLDEN_OUTPUTS))
-    reference = check_reference(artifact, inputs, outputs)
-    return files, reference, *check_binary(artifact, inputs, outputs, device, timeout_s)
+    graph = load_reference(directory)
+    reference = check_reference(artifact, graph, inputs, outputs)
+    layers = check_layers(artifact, graph)
+    return files, reference, layers, *check_binary(artifact, inputs, outputs, device, timeout_s)
 
 
 def _numbered(path: Path) -> tuple[RawArray, ...]:
@@ -241,12 +248,35 @@ def check_files(artifact: Artifact) -> Check:
     return Check("files", "ok", f"{len(artifact.manifest.files)} files and the manifest match their hashes")
 
 
-def check_reference(artifact: Artifact, inputs: Sequence[RawArray], outputs: Sequence[RawArray]) -> Check:
-    """The integer graph in PyTorch gives the golden outputs."""
-    graph = load_graph(
-        (artifact.directory / GRAPH).read_text(encoding="utf-8"),
-        decode_arrays(artifact.directory / CONSTANTS),
+def load_reference(directory: Path) -> GraphModule:
+    """The integer graph of an artefact; raises VerificationError where it is damaged."""
+    return load_graph((directory / GRAPH).read_text(encoding="utf-8"), decode_arrays(directory / CONSTANTS))
+
+
+def check_layers(artifact: Artifact, graph: GraphModule) -> Check:
+    """Each layer's weights, unpacked from each binary, are those of the integer graph at the bits of the manifest."""
+    if not is_own_make(artifact.manifest.versions):
+        return Check(
+            "layers", "not run", "another haqnas made it, whose kernels lay weights out in their own way"
+        )
+    found = read_back(artifact, graph)
+    return Check(
+        "layers",
+        "ok",
+        f"{len(found.layers)} with weights, unpacked from {', '.join(found.places)}, are those of the integer graph",
     )
+
+
+def read_back(artifact: Artifact, graph: GraphModule) -> ReadBack:
+    """As `readback.read_binaries`."""
+    choice = (artifact.directory / KERNEL_CHOICE).read_text(encoding="utf-8")
+    return read_binaries(artifact.directory, artifact.manifest, graph, choice)
+
+
+def check_reference(
+    artifact: Artifact, graph: GraphModule, inputs: Sequence[RawArray], outputs: Sequence[RawArray]
+) -> Check:
+    """The integer graph in PyTorch gives the golden outputs."""
     given = run_reference(graph, inputs, artifact.manifest.inputs)
     compare_outputs(given, outputs, artifact.manifest, "the integer graph in PyTorch", "the golden outputs")
     return Check("reference", "ok", f"the integer graph gives {_agreement(artifact.manifest)}")

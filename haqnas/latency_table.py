@@ -172,6 +172,21 @@ def predict(table: LatencyTable, program: Program) -> Prediction | None:
     return Prediction(table.model.total(cost), estimated / cost.amount if cost.amount else 0.0)
 
 
+def predict_layers(table: LatencyTable, program: Program) -> dict[str, float] | None:
+    """The amount of each layer's calls, by name ("" for those of no layer), which sum up to `predict`.
+
+    None of an empty table.
+    """
+    if not table.kernels:
+        return None
+    amounts: dict[str, float] = {}
+    for call, kernel in zip(program.calls, kernels_of(program), strict=True):
+        known = table.kernels.get(kernel)
+        amount = table.model.total(Cost(known.amount if known else _estimate(table, kernel), 1))
+        amounts[call.layer] = amounts.get(call.layer, 0.0) + amount
+    return amounts
+
+
 def predicted_latency(table: LatencyTable, program: Program) -> Latency | None:
     """`predict` as a latency; None where nothing can be said."""
     found = predict(table, program)

@@ -1,78 +1,77 @@
 """The manifest's row of each layer, and the same layer's weights found again in the executable."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch.fx import GraphModule
 
 from haqnas.artifact import Artifact
-from haqnas.codegen.program import LayerInfo, Program
+from haqnas.codegen.program import UNPACKED, LayerInfo, Program
 from haqnas.devices.layer_times import run_layers
 from haqnas.errors import ConfigurationError, DeviceError
 from haqnas.graph.layers import list_layers
 from haqnas.manifest import LayerRow
+from haqnas.readback import FoundLayer, simulated_bits
+from haqnas.rewrite.plan import plan_quantizers
 from haqnas.space.policy import Policy
 
 
 def layer_rows(
-    policy: Policy, program: Program, integer_graph: GraphModule, canonical: GraphModule
+    policy: Policy,
+    program: Program,
+    integer_graph: GraphModule,
+    canonical: GraphModule,
+    found: Sequence[FoundLayer],
 ) -> tuple[LayerRow, ...]:
-    """One row per layer of the program: bits requested, simulated and emitted."""
+    """One row per layer of the program: bits requested, simulated, and as `found` in the binary."""
     num_weights = {layer.name: layer.num_weights for layer in list_layers(canonical)}
-    simulated = _simulated_bits(integer_graph)
+    simulated = simulated_bits(integer_graph)
+    in_binary = iter(found)
+    narrowed = {str(node.target) for node, _ in plan_quantizers(canonical, policy).narrowed}
 
     def row(layer: LayerInfo) -> LayerRow:
         start = layer.weight_offset_bytes
         packed = program.constants[start : start + layer.packed_bytes]
-        has_bits = layer.weight_bits is not None and layer.act_bits is not None
+        held = next(in_binary) if layer.packing is not None else None
+        asked = str(policy.spec_of(layer.name)) if layer.name in num_weights else None
+        bits = (asked, simulated.get(layer.name), held.emitted if held else None)
         return LayerRow(
             name=layer.name,
             kind=layer.kind,
-            requested=str(policy.spec_of(layer.name)) if layer.name in num_weights else None,
-            simulated=simulated.get(layer.name),
-            emitted=f"w{layer.weight_bits}a{layer.act_bits}" if has_bits else None,
+            requested=bits[0],
+            simulated=bits[1],
+            emitted=bits[2],
             num_weights=num_weights.get(layer.name, 0),
             packed_bytes=layer.packed_bytes,
             weight_offset_bytes=start,
             weights_sha256=hashlib.sha256(packed).hexdigest(),
             kernel=layer.kernel,
             macs=layer.macs,
+            differences=tuple(_differences(bits, held, layer.name in narrowed)) if asked else (),
         )
 
     return tuple(row(layer) for layer in program.layers)
 
 
-def _simulated_bits(graph: GraphModule) -> dict[str, str]:
-    """Bits of each layer with weights, read from the arguments of its integer operator."""
-    found = {}
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        names = [argument.name for argument in node.target._schema.arguments]
-        if "weight_bits" in names:
-            weight_bits, act_bits = (node.args[names.index(name)] for name in ("weight_bits", "act_bits"))
-            found[str(node.meta.get("layer", node.name))] = f"w{weight_bits}a{act_bits}"
-    return found
+def _bits(count: int | None) -> str:
+    return "1 bit" if count == 1 else f"{count} bits"
 
 
-def rows_in_binary(artifact: Artifact) -> tuple[bool | None, ...]:
-    """Per row of the manifest: whether the executable holds that layer's packed weights where it should.
-
-    None where the artefact has no executable.
-    """
-    manifest = artifact.manifest
-    if "exe" not in manifest.formats:
-        return (None,) * len(manifest.layers)
-    base = manifest.sizes.constants_offset_bytes
-    data = artifact.executable.read_bytes()
-
-    def is_there(row: LayerRow) -> bool:
-        if base is None:
-            return False
-        start = base + row.weight_offset_bytes
-        return hashlib.sha256(data[start : start + row.packed_bytes]).hexdigest() == row.weights_sha256
-
-    return tuple(is_there(row) for row in manifest.layers)
+def _differences(
+    bits: tuple[str | None, str | None, str | None], held: FoundLayer | None, is_narrowed: bool
+) -> Iterator[str]:
+    """What a user who asked for these bits does not get."""
+    requested, simulated, emitted = bits
+    if held is None:
+        yield f"{requested} was requested, but it is computed in float"
+        return
+    if len({*bits}) > 1:
+        yield f"requested {requested}, simulated {simulated}, emitted {emitted}"
+    if held.kernel.endswith(UNPACKED):
+        stored = _bits(held.weight_bits)
+        yield f"its weights are stored in {stored} and unpacked to 8 in memory at each run ({held.reader})"
+    if is_narrowed:
+        yield f"its input is stored in 8 bits, as others read it so, and narrowed to {held.act_bits} for this layer"
 
 
 _RUNS = 30

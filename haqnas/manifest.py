@@ -19,7 +19,7 @@ from haqnas.errors import VerificationError
 from haqnas.evaluate import Accuracy
 from haqnas.hardware import HardwareProfile
 
-SCHEMA = 2
+SCHEMA = 3
 FILE_NAME = "manifest.json"
 _HASH_FIELD = "manifest_sha256"
 
@@ -32,13 +32,14 @@ class LayerRow:
     kind: str
     requested: str | None  # "w4a8"; None for what has no bits of its own (add, float)
     simulated: str | None  # from the integer graph
-    emitted: str | None  # from the program that was linked
+    emitted: str | None  # read back from the binary
     num_weights: int
     packed_bytes: int
     weight_offset_bytes: int  # in the constants
     weights_sha256: str  # of the packed bytes, so that `inspect` can find them in the binary
     kernel: str
     macs: int
+    differences: tuple[str, ...] = ()  # between what was asked for and what the binary does
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,19 @@ from torch.fx import GraphModule
 
 from haqnas import artifact as artefacts
 from haqnas.artifact import Artifact
+from haqnas.codegen.budget import CHOICE
 from haqnas.codegen.emit import emit_sources
+from haqnas.codegen.layer_table import find_table
 from haqnas.codegen.link import is_first_use, link_archive, link_executable, link_tvm_library
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
 from haqnas.devices.latency import TimingPlan, measure_latency
 from haqnas.devices.records import run_records
+from haqnas.errors import VerificationError
 from haqnas.latency_table import predicted_latency
 from haqnas.layer_rows import layer_rows
 from haqnas.manifest import Manifest, Sizes
 from haqnas.options import Options
+from haqnas.readback import read_layers
 from haqnas.stages import Compiled, Report
 
 BENCH_RUNS = 30  # in passing: `haqnas bench` measures until it is sure
@@ -48,6 +52,7 @@ def link_and_save(
     report("link", f"{', '.join(options.formats)}{first_use}")
     _link(options, compiled, work / "sources", staged)
     manifest = _describe(options, compiled, canonical, staged, versions, request)
+    _require_bits(options, manifest)
     report("check", options.device.uri if options.device else "no device here can run the binary")
     if options.device is not None and "exe" in options.formats:
         executable = staged / "bin" / options.name
@@ -65,6 +70,23 @@ def link_and_save(
     report("save", str(directory))
     _stage_data(options, compiled, work, staged)
     return artefacts.save(staged, directory, manifest)
+
+
+def _require_bits(options: Options, manifest: Manifest) -> None:
+    """Emitted bits are simulated bits, always; with strict bits there is no other difference either."""
+    for row in manifest.layers:
+        if row.emitted != row.simulated:
+            raise VerificationError(
+                f"layer {row.name!r}: {row.simulated} was simulated, but the binary holds "
+                f"{row.emitted or 'other weights'}; report it: this is a mistake of haqnas"
+            )
+    different = [(row.name, text) for row in manifest.layers for text in row.differences]
+    if options.settings.strict_bits and different:
+        listed = "\n".join(f"  {name}: {text}" for name, text in different)
+        raise VerificationError(
+            "strict bits: the binary does something else than the bits that were requested say:\n"
+            f"{listed}\n  Choose bits that have a kernel on {options.profile.name}, or leave strict bits out"
+        )
 
 
 def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> None:
@@ -107,6 +129,7 @@ def _stage_data(options: Options, compiled: Compiled, work: Path, staged: Path) 
     for path in (artefacts.GRAPH, artefacts.CONSTANTS):
         (staged / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(work / path, staged / path)
+    shutil.copy(work / CHOICE, staged / artefacts.KERNEL_CHOICE)
     artefacts.write_atomically(staged / artefacts.POLICY, options.policy.to_json().encode())
 
 
@@ -121,13 +144,16 @@ def _describe(
     program = compiled.program
     executable = staged / "bin" / options.name
     data = executable.read_bytes() if executable.exists() else None
-    offset = data.find(program.constants) if data else -1
+    (binary, *_) = sorted(path for folder in ("bin", "lib") for path in (staged / folder).glob("*"))
+    found = read_layers(binary.read_bytes(), program, binary.name)
     sizes = Sizes(
         executable_bytes=len(data) if data else None,
         constants_bytes=len(program.constants),
         packed_weight_bytes=program.packed_weight_bytes,
         workspace_bytes=program.workspace_bytes,
-        constants_offset_bytes=offset if offset >= 0 else None,
+        constants_offset_bytes=find_table(data, options.name, executable.name).constants_offset_bytes
+        if data
+        else None,
     )
     return Manifest(
         name=options.name,
@@ -136,7 +162,7 @@ def _describe(
         outputs=program.outputs,
         output_steps=_steps(compiled.graph),
         is_exact=program.is_exact,
-        layers=layer_rows(options.policy, program, compiled.graph, canonical),
+        layers=layer_rows(options.policy, program, compiled.graph, canonical, found),
         accuracy=compiled.accuracy,
         latency=None,
         sizes=sizes,

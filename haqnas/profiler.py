@@ -26,8 +26,9 @@ from haqnas.options import c_name, check_options, split_model
 from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey, write_profile
 from haqnas.progress import Progress, Report
 from haqnas.quantspec import QuantSpec
-from haqnas.resume import read_versions, taught_os_errors
+from haqnas.resume import taught_os_errors
 from haqnas.settings import Settings
+from haqnas.versions import read_versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ keeps the hash in its manifest and has no `.state`.
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -24,30 +23,7 @@ from torch.fx import GraphModule
 from haqnas.errors import ConfigurationError, DeviceError
 
 STATE = ".state"
-_PACKAGES = ("haqnas", "torch", "brevitas", "apache-tvm", "ziglang", "numpy")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def read_versions() -> dict[str, str]:
-    """Versions of what makes an artefact, and a hash of haqnas' own source, which changes without a version."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    digest = hashlib.sha256()
-    package_folder = Path(__file__).parent
-    for path in sorted([*package_folder.rglob("*.py"), *_kernel_sources(package_folder)]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return {**found, "haqnas_source": digest.hexdigest()[:16]}
-
-
-def _kernel_sources(package_folder: Path) -> list[Path]:
-    """Installed, the kernels lie inside the package; in a checkout they lie beside it."""
-    inside, beside = package_folder / "kernels", package_folder.parent / "kernels"
-    folder = inside if inside.is_dir() else beside
-    return [path for path in folder.rglob("*") if path.suffix in {".py", ".c", ".h", ".S", ".inc"}]
 
 
 def hash_request(graph: GraphModule, data: Sequence[Tensor], options: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ class Settings:
     formats: Sequence[str] = ("exe", "a")
     cc: str | None = None  # a C compiler other than zig's
     device: str | None = None  # other than the default
+    strict_bits: bool = False  # fail where the binary differs in anything from the bits that were requested
     fresh: bool = False  # do not go on from an earlier run
     cache_folder: Path | None = None  # where times of kernels are kept
     progress: Report | None = None  # called as each stage begins
@@ -48,6 +49,7 @@ class CompileOptions(TypedDict, total=False):
     formats: Sequence[str]
     cc: str | None
     device: str | None
+    strict_bits: bool
     fresh: bool
     cache_folder: Path | None
     progress: Report | None

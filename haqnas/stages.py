@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.data import Dataset
@@ -139,7 +139,8 @@ def _tuned(
 
 
 def _kept_choices(path: Path, make: Callable[[], Choices]) -> Choices:
-    adapter = TypeAdapter(list[tuple[Geometry, str]])
+    infinite = ConfigDict(ser_json_inf_nan="constants")  # bounds of geometries may be
+    adapter = TypeAdapter(list[tuple[Geometry, str]], config=infinite)
     if path.exists():
         return dict(adapter.validate_json(path.read_bytes()))
     choices = make()

@@ -141,7 +141,7 @@ def _row() -> Kernel:
         extras=extras,
         # Cycles, as in `dot_rows`: two multiplications at a time.
         cost=lambda g: -(-g.channels // BLOCK) * len(g.offsets) * -(-g.length // GROUP) * VECTORS / 2,
-        reads_packed=True,
+        packed_lanes=BYTES,
     )
 
 

@@ -277,7 +277,7 @@ def row(family: Family) -> Kernel:
         symbol=symbol,
         extras=extras,
         cost=cost,
-        reads_packed=True,
+        packed_lanes=size,
     )
 
 

@@ -110,7 +110,14 @@ class Kernel:
     writes_beside: Callable[[Geometry], bool] | None = (
         None  # whether outputs spill into the border; None: never
     )
-    reads_packed: bool = False  # `pack` makes packed weights, which the kernel unpacks itself
+    packed_lanes: int | None = (
+        None  # `pack` packs by so many, and the kernel unpacks itself; None: it packs nothing
+    )
+
+    @property
+    def reads_packed(self) -> bool:
+        """Whether `pack` makes packed weights, which the kernel unpacks itself."""
+        return self.packed_lanes is not None
 
     def per_channel(self, geometry: Geometry, values: np.ndarray) -> np.ndarray:
         """A bias or scale (channels,) in the order in which the kernel reads it."""

@@ -112,6 +112,6 @@ def amx_row(step: amx.Step) -> Kernel:
         ),
         extras=extras,
         cost=cost,
-        reads_packed=True,
+        packed_lanes=amx_unpack.LANES,
         writes_beside=lambda g: tiling(g).fold > 1,  # what lies between two rows of a tile
     )

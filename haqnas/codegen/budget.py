@@ -6,20 +6,21 @@ where that is not enough, those with the fewest multiplications per byte of code
 another row of the kernel table: one that the program holds anyway, else a general one.
 """
 
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import fx
 
+from haqnas.codegen.layer_table import encode_table
 from haqnas.codegen.lower import lower
 from haqnas.codegen.objects import build
 from haqnas.codegen.program import Program
 from haqnas.codegen.split import LEAST_PART_NS, Cutting
-from haqnas.errors import HaqnasError
+from haqnas.errors import HaqnasError, VerificationError
 from haqnas.hardware import HardwareProfile
 from haqnas.kernels.finish import Finish
 from haqnas.kernels.row import Geometry, Kernel, with_any_ending
@@ -32,6 +33,7 @@ THREADED_BYTES = 11_500  # of a program for several threads: the team, and what 
 # Times the least part that pays: MobileNetV3-small on two threads took 454 us with 1, 419 with 2, 493 with 4.
 _COARSEST = 2
 _ATTEMPTS = 9
+CHOICE = "kernel_choice.json"
 NONE_PREFERRED: Mapping[Geometry, str] = MappingProxyType({})
 
 
@@ -49,15 +51,11 @@ def lower_and_build(
     Layers in `preferred` get the row of that name where it fits. A program that no choice of kernels makes small enough
     is built with the smallest.
     """
-    kernels, choice = folder / "kernels.o", folder / "kernel_choice.json"
+    kernels, choice = folder / "kernels.o", folder / CHOICE
     if kernels.exists() and choice.exists():
-        saved = json.loads(choice.read_text())
-        left_out, held = frozenset(saved["left_out"]), frozenset(saved["held"])
-        choose = _chooser(left_out, held, preferred, saved["share_endings"])
-        cutting = Cutting(threads, saved["least_part_ns"])
-        return lower(graph, profile, name, choose, saved["may_store_signed"], cutting), kernels
-    left_out = frozenset()
-    held = frozenset()  # functions of the attempt before
+        return lower_again(graph, profile, name, choice.read_text(encoding="utf-8"), threads), kernels
+    left_out: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()  # functions of the attempt before
     share_endings, may_store_signed, cutting = False, True, Cutting(threads, LEAST_PART_NS)
     for _ in range(_ATTEMPTS):
         choose = _chooser(left_out, held, preferred, share_endings)
@@ -65,13 +63,14 @@ def lower_and_build(
         build(program.functions, profile, kernels)
         sizes = {symbol.removeprefix(f"{name}_"): size for symbol, size in code_sizes(kernels).items()}
         excess = overhead_bytes(program, sum(sizes.values())) - limit_bytes
-        used = {
-            "left_out": sorted(left_out),
-            "held": sorted(held),
-            "share_endings": share_endings,
-            "may_store_signed": may_store_signed,
-            "least_part_ns": cutting.least_part_ns,
-        }
+        used = _Chosen(
+            tuple(sorted(left_out)),
+            tuple(sorted(held)),
+            share_endings,
+            may_store_signed,
+            cutting.least_part_ns,
+            tuple(preferred.items()),
+        )
         if excess > 0 and not share_endings:
             share_endings = True  # costs least: a percent or two
             continue
@@ -86,13 +85,46 @@ def lower_and_build(
         if not more:
             break
         left_out, held = left_out | more, frozenset(sizes)
-    choice.write_text(json.dumps(used))  # last: without it, kernels.o may be that of an attempt
+    choice.write_bytes(_CHOSEN.dump_json(used))  # last: without it, kernels.o may be that of an attempt
     return program, kernels
+
+
+def lower_again(
+    graph: fx.GraphModule, profile: HardwareProfile, name: str, choice: str, threads: int = 1
+) -> Program:
+    """The program that `lower_and_build` made and described in the file CHOICE, whose text is `choice`.
+
+    Raises VerificationError where that is damaged.
+    """
+    try:
+        chosen = _CHOSEN.validate_json(choice)
+    except ValidationError:
+        raise VerificationError(f"{CHOICE} does not say which kernels were chosen; compile again") from None
+    left_out, held = frozenset(chosen.left_out), frozenset(chosen.held)
+    choose = _chooser(left_out, held, dict(chosen.preferred), chosen.share_endings)
+    cutting = Cutting(threads, chosen.least_part_ns)
+    return lower(graph, profile, name, choose, chosen.may_store_signed, cutting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """All that a program depends on besides graph, profile and threads."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")  # bounds of geometries may be infinite
+    left_out: tuple[str, ...]
+    held: tuple[str, ...]
+    share_endings: bool
+    may_store_signed: bool
+    least_part_ns: float
+    preferred: tuple[tuple[Geometry, str], ...]
+
+
+_CHOSEN = TypeAdapter(_Chosen)
 
 
 def overhead_bytes(program: Program, code_bytes: int) -> int:
     """What the executable holds beside packed weights, from above."""
-    data = len(program.constants) - program.packed_weight_bytes
+    data = len(encode_table(program)) + len(program.constants) - program.packed_weight_bytes
     threaded = THREADED_BYTES if program.threads > 1 else 0
     return data + code_bytes + RUNTIME_BYTES + threaded + CALL_BYTES * len(program.calls)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from haqnas.codegen.header import emit_header, workspace_bytes
+from haqnas.codegen.layer_table import encode_table
 from haqnas.codegen.literals import comma_separated, float_literal, string_literal
 from haqnas.codegen.program import Call, Program, TensorInfo
 from haqnas.codegen.run_function import emit_run, marked_calls
@@ -34,7 +35,7 @@ def cpu_features() -> dict[str, str]:
 
 
 def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path, ...]:
-    """Write `<name>.c`, `<name>.h`, `<name>_model.c`, `<name>_constants.S` and `constants.bin` into `folder`.
+    """Write `<name>.c`, `<name>.h`, `<name>_model.c`, `<name>_constants.S`, `layers.bin`, `constants.bin` to `folder`.
 
     `<name>.c` and the constants are the library; `<name>_model.c` describes the model, with the self test
     `golden`, for the executable and the TVM entry. Raises ConfigurationError for a name that is not a C
@@ -60,8 +61,10 @@ def emit_sources(program: Program, folder: Path, golden: SelfTest) -> tuple[Path
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         (folder / file).write_text(text, encoding="utf-8")
-    (folder / "constants.bin").write_bytes(program.constants)
-    return (*(folder / file for file in files), folder / "constants.bin")
+    data = {"layers.bin": encode_table(program), "constants.bin": program.constants}
+    for file, content in data.items():
+        (folder / file).write_bytes(content)
+    return tuple(folder / file for file in (*files, *data))
 
 
 # Facts of tensors --------------------------------------------------------------------------------------------
@@ -132,9 +135,10 @@ def _constants_assembly(program: Program) -> str:
     """The digest makes the text follow the data: compilers that cache by source would miss a changed .bin."""
     symbol = f"{program.name}_constants"
     return f"""\
-/* {symbol}, sha256 {hashlib.sha256(program.constants).hexdigest()} */
+/* {symbol}, sha256 {hashlib.sha256(encode_table(program) + program.constants).hexdigest()} */
   .section .rodata.{symbol}, "a", @progbits
   .balign 64
+  .incbin "layers.bin"
   .globl {symbol}
   .hidden {symbol}
   .type {symbol}, @object

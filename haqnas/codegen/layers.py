@@ -361,6 +361,7 @@ def _emit(
             kernel=kernel.name if w.weight_bits == 8 or kernel.reads_packed else kernel.name + UNPACKED,
             macs=facts[1],
             geometry=geometry,
+            packing=packed.packing,
         )
     )
 

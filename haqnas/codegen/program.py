@@ -1,9 +1,10 @@
 """Program: a network as a flat list of kernel calls over planned memory; what `lower` makes and `build` reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from haqnas.codegen.packing import Packing
 from haqnas.kernels.row import Geometry
 
 UNPACKED = "+unpack"  # ends the name of a kernel before which packed weights are unpacked
@@ -75,6 +76,9 @@ class LayerInfo:
     kernel: str  # name of the kernel table's row, with UNPACKED where that is so
     macs: int
     geometry: Geometry | None = None  # as its kernel sees it; None where no row of the table serves it
+    packing: Packing | None = field(
+        default=None, compare=False, repr=False
+    )  # with the weights: no part of the facts
 
     @property
     def row(self) -> str:

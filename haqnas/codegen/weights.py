@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from haqnas.codegen.draft import Argument, Draft, Reference
+from haqnas.codegen.packing import Packing
 from haqnas.codegen.program import Pointer
 from haqnas.codegen.signature import of_numbers
-from haqnas.codegen.split import LINE_BYTES, Part, even_ranges
+from haqnas.codegen.split import Part, even_ranges
 from haqnas.kernels import subbyte
 from haqnas.kernels.row import Kernel
 from haqnas.kernels.tir import PrimFunc
@@ -23,6 +24,7 @@ class Stored:
     arguments: tuple[Argument, ...]
     offset_bytes: int
     size_bytes: int
+    packing: Packing
 
 
 def store_weights(
@@ -32,20 +34,16 @@ def store_weights(
 
     Parts with channels of their own get weights of their own, one after the other.
     """
-    shares = {part.channel: part.geometry for part in parts}
-    packed = [kernel.pack(g, weight[first : first + g.channels]) for first, g in shares.items()]
-    lines = [
-        np.concatenate([share, np.zeros(-len(share) % LINE_BYTES, share.dtype)]) for share in packed[:-1]
-    ]
-    ordered = np.concatenate([*lines, packed[-1]])
-    starts = dict(zip(shares, np.cumsum([0, *map(len, lines)]).tolist(), strict=True))
+    packing = Packing(kernel, tuple({part.channel: part.geometry for part in parts}.items()), weight)
+    ordered, starts = packing.pack(bits), packing.starts(bits)
     place: Pointer | Reference
     if bits == 8 or kernel.reads_packed:
         place = start = draft.weight_constant(ordered)
         size_bytes = ordered.nbytes
     else:
         place, start, size_bytes = _unpacked(draft, ordered, bits, layer)
-    return Stored(tuple(place.moved(starts[part.channel]) for part in parts), start.offset_bytes, size_bytes)
+    pointers = tuple(place.moved(starts[part.channel]) for part in parts)
+    return Stored(pointers, start.offset_bytes, size_bytes, packing)
 
 
 def _unpacked(draft: Draft, ordered: np.ndarray, bits: int, layer: str) -> tuple[Reference, Pointer, int]:

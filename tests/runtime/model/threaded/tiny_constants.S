@@ -1,6 +1,7 @@
-/* tiny_constants, sha256 9ac2197d9258257b1ae8463e4214e4cd0a578bc1517f2415928b91be4283fc48 */
+/* tiny_constants, sha256 bfd9f711c2df46a75f3d16554db189188c9cabff2ed7bcb97bbe57b8ac6db278 */
   .section .rodata.tiny_constants, "a", @progbits
   .balign 64
+  .incbin "layers.bin"
   .globl tiny_constants
   .hidden tiny_constants
   .type tiny_constants, @object

@@ -1,0 +1,91 @@
+"""How `haqnas inspect` shows the layers of an artefact."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from haqnas.cli.render import print_lines, print_table
+
+if TYPE_CHECKING:
+    from haqnas.inspection import Inspection, LayerTimes
+    from haqnas.manifest import LayerRow
+    from haqnas.readback import FoundLayer
+
+_NUMBERS = ("weights", "packed bytes", "bits/weight", "offset", "macs", "time")
+
+
+def inspection_document(inspection: "Inspection") -> dict[str, Any]:
+    """For programs: one object a layer, and what the times are."""
+    times = inspection.times
+    amounts = times.amounts if times else (None,) * len(inspection.rows)
+    layers = [
+        {**asdict(row), "in_binary": asdict(found) if found else None, "time": amount}
+        for row, found, amount in zip(inspection.rows, inspection.found, amounts, strict=True)
+    ]
+    about = {"kind": times.kind, "unit": times.unit, "source": times.source} if times else None
+    return {"layers": layers, "times": about, "is_read_back": inspection.is_read}
+
+
+def print_inspection(inspection: "Inspection") -> None:
+    """A table for people, then what is not as it was requested."""
+    columns = (
+        *(
+            "layer",
+            "kind",
+            "requested",
+            "simulated",
+            "emitted",
+            "weights",
+            "packed bytes",
+            "bits/weight",
+            "offset",
+        ),
+        *("macs", "time", "kernel", "reads weights"),
+    )
+    times = inspection.times
+    amounts = times.amounts if times else (None,) * len(inspection.rows)
+    shown = zip(inspection.rows, inspection.found, amounts, strict=True)
+    print_table(
+        columns, (_cells(row, found, _amount(times, amount)) for row, found, amount in shown), _NUMBERS
+    )
+    print()
+    print_lines(_remarks(inspection))
+
+
+def _cells(row: "LayerRow", found: "FoundLayer | None", amount: str) -> tuple[str, ...]:
+    return (
+        row.name,
+        row.kind,
+        row.requested or "-",
+        row.simulated or "-",
+        (found.emitted if found else None) or ("not read" if row.emitted else "-"),
+        f"{row.num_weights:,}" if row.num_weights else "-",
+        f"{row.packed_bytes:,}" if row.packed_bytes else "-",
+        f"{row.packed_bytes * 8 / row.num_weights:.2f}" if row.num_weights else "-",
+        f"{found.offset_bytes:,}" if found else "-",
+        f"{row.macs:,}" if row.macs else "-",
+        amount,
+        found.kernel if found else row.kernel,
+        found.reader if found else "-",
+    )
+
+
+def _amount(times: "LayerTimes | None", amount: float | None) -> str:
+    if times is None or amount is None:
+        return "-"
+    return f"{amount * 1e6:.1f} us" if times.unit == "s" else f"{amount:,.0f} instr"
+
+
+def _remarks(inspection: "Inspection") -> Iterator[tuple[str, str]]:
+    times = inspection.times
+    yield (
+        "times",
+        f"{times.kind}, {times.source}" if times else "no table of this profile; measure with --device",
+    )
+    if inspection.is_read:
+        yield "emitted", "read back: the weights in every binary, unpacked, are those of the integer graph"
+    else:
+        yield "emitted", "not read back: another haqnas made this artefact"
+    for row in inspection.rows:
+        for text in row.differences:
+            yield "difference", f"{row.name}: {text}"
