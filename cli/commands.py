@@ -92,6 +92,12 @@ def group() -> None:
     help="Samples of val_data that top-1 is read on; 0: all.",
 )
 @click.option(
+    "--compare/--no-compare",
+    default=True,
+    show_default=True,
+    help="Compare other bits than 8 with the uniform int8 build; bits that haqnas chose ship only where they win.",
+)
+@click.option(
     "--strict-bits",
     is_flag=True,
     help="Fail (exit code 5) where the binary differs in anything from the bits that were requested.",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from haqnas.devices.latency import Latency
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
+    from haqnas.manifest import Baseline, LayerRow
 
 MODEL_ERROR = 0.1  # of sums of kernels against whole runs, above which a profile warns
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: tables go to files and pipes unbroken
@@ -149,6 +150,43 @@ def describe_accuracy(accuracy: "Accuracy | None") -> str:
     return f"{accuracy.metric} float {accuracy.float_model:.4g}, integer {accuracy.simulated:.4g} on {on}"
 
 
+def baseline_rows(baseline: "Baseline | None") -> list[tuple[str, str]]:
+    """How the requested bits stand against uniform int8, and what follows from it."""
+    if baseline is None:
+        return []
+    comparison, asked, uniform = baseline.comparison, baseline.requested, baseline.uniform
+    verdict = comparison.verdict if comparison else "not compared: no device here and no table of the profile"
+    rows = [
+        ("against int8", verdict),
+        ("int8", f"{describe_latency(comparison.second)}; " if comparison else ""),
+    ]
+    share = f"{asked.packed_weight_bytes / uniform.packed_weight_bytes:.0%} of its packed weights"
+    rows[1] = ("int8", f"{rows[1][1]}{describe_accuracy(uniform.accuracy)}; {share}")
+    if baseline.shipped == "uniform":
+        text = "the bits that were chosen do not win against uniform int8, which ships in their place"
+        return [*rows, ("warning", f"{text}; policy.json says so too")]
+    if comparison is not None and comparison.low > 1.0:
+        text = f"these bits are not faster than uniform int8 ({comparison.ratio:.2f} times its {comparison.figure})"
+        return [*rows, ("warning", f"{text}; they ship because you gave them")]
+    return rows
+
+
+def difference_rows(layers: "Sequence[LayerRow]") -> list[tuple[str, str]]:
+    """One line on what the binary does otherwise than the bits suggest; `inspect` has it layer by layer."""
+    names = [row.name for row in layers if row.differences]
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [("differences", f"in {len(names)} layers ({listed}) bits are not what runs: see haqnas inspect")]
+
+
+def _baseline_document(baseline: "Baseline | None") -> dict[str, Any] | None:
+    if baseline is None:
+        return None
+    comparison = baseline.comparison.to_document() if baseline.comparison else None
+    return {**asdict(baseline), "comparison": comparison}
+
+
 def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
     """What `compile` and `inspect` say about an artefact."""
     manifest, sizes = artifact.manifest, artifact.manifest.sizes
@@ -163,6 +201,8 @@ def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
             f"{size}of it {sizes.packed_weight_bytes:,} of packed weights; {sizes.workspace_bytes:,} of workspace",
         ),
         ("exact", "all integer: bit for bit on every machine" if manifest.is_exact else "has float islands"),
+        *baseline_rows(manifest.baseline),
+        *difference_rows(manifest.layers),
     ]
 
 
@@ -179,6 +219,8 @@ def summary_document(artifact: "Artifact") -> dict[str, Any]:
         "latency": manifest.latency.to_document() if manifest.latency else None,
         "sizes": asdict(manifest.sizes),
         "is_exact": manifest.is_exact,
+        "baseline": _baseline_document(manifest.baseline),
+        "differences": {row.name: list(row.differences) for row in manifest.layers if row.differences},
         "formats": list(manifest.formats),
     }
 

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
+from haqnas.baseline import build_to_ship
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.errors import HaqnasError
@@ -27,13 +28,15 @@ from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, stage_folder, taught_os_errors
 from haqnas.settings import CompileOptions, Settings, hashed_settings
-from haqnas.stages import Samples, calibration_samples, run_stages
+from haqnas.space.policy import Policy
+from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
+from haqnas.stages import Report as Tell
 from haqnas.tune import TIMED_AS, require_clock
 from haqnas.versions import read_versions
 
 __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 
-STAGES = ("trace", "quantize", "score", "build", "link", "check", "save")
+STAGES = ("trace", "quantize", "score", "build", "compare", "link", "check", "save")
 
 
 def compile(
@@ -77,8 +80,21 @@ def compile(
                 checked.device.fingerprint()  # a board that cannot be reached is told before the work
             work = stage_folder(state, request, settings.fresh)
             timings = _timings(checked, versions, settings.cache_folder or default_cache_folder())
-            compiled = run_stages(checked, model, canonical, samples, judges, work, report, timings)
-            finished = link_and_save(checked, compiled, canonical, work, directory, versions, request, report)
+            batches = samples.read()
+
+            def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
+                return run_stages(
+                    *(checked, policy, model, canonical, batches, samples.source, judges),
+                    *(folder, tell, timings, float_score),
+                )
+
+            is_chosen = settings.bits == "auto"
+            compiled, work, baseline = build_to_ship(
+                checked, checked.policy, canonical, make, work, report, is_chosen
+            )
+            finished = link_and_save(
+                checked, compiled, canonical, work, directory, versions, request, report, baseline
+            )
         shutil.rmtree(state)
     report.done(f"{directory}")
     return finished

@@ -119,20 +119,27 @@ def score_accuracy(
     judges: Judges,
     batches: Batches,
     batches_source: str,
+    float_score: float | None = None,
 ) -> Accuracy:
-    """Score on `val_data` where there is some, else by agreement on `batches`."""
-    models = (float_model, integer_graph)
+    """Score on `val_data` where there is some, else by agreement on `batches`.
+
+    The float model is scored only where it has no `float_score` yet.
+    """
     if judges.val_data is None:
         num_samples = sum(int(batch[0].shape[0]) for batch in batches)
         agreement = score_agreement(integer_graph, float_model, batches)
         return Accuracy("agreement", None, agreement, num_samples, num_samples, batches_source)
     available = dataset_length(judges.val_data, "val_data")
     if judges.evaluate is not None:
-        float_score, simulated = (_checked(judges.evaluate(model, judges.val_data)) for model in models)
+        if float_score is None:
+            float_score = _checked(judges.evaluate(float_model, judges.val_data))
+        simulated = _checked(judges.evaluate(integer_graph, judges.val_data))
         return Accuracy("evaluate", float_score, simulated, available, available, "val_data")
     wanted = available if judges.num_samples is None else min(judges.num_samples, available)
     chosen = Subset(judges.val_data, [index * available // wanted for index in range(wanted)])
-    float_score, simulated = (score_top1(model, chosen, SCORE_BATCH_SIZE) for model in models)
+    if float_score is None:
+        float_score = score_top1(float_model, chosen, SCORE_BATCH_SIZE)
+    simulated = score_top1(integer_graph, chosen, SCORE_BATCH_SIZE)
     return Accuracy("top-1", float_score, simulated, wanted, available, "val_data")
 
 

@@ -9,11 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from haqnas.codegen.program import TensorInfo
+from haqnas.devices.comparison import Comparison
 from haqnas.devices.latency import Latency
 from haqnas.errors import VerificationError
 from haqnas.evaluate import Accuracy
@@ -54,6 +55,26 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Build:
+    """One of the two builds that were compared."""
+
+    packed_weight_bytes: int
+    accuracy: Accuracy
+    bits: Mapping[str, str]  # of each layer with weights
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The requested bits against uniform int8: the same network, device and moment."""
+
+    comparison: Comparison | None  # requested / uniform; None: no device and no table to tell
+    requested: Build
+    uniform: Build
+    is_chosen: bool  # the bits were chosen by haqnas, not given by the user
+    shipped: Literal["requested", "uniform"]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What `manifest.json` holds."""
 
@@ -75,6 +96,7 @@ class Manifest:
     request_sha256: str  # of everything that went in: the same request again finds the artefact complete
     files: Mapping[str, str]  # path inside the artefact to sha256
     threads: int = 1  # that the binary may run on
+    baseline: Baseline | None = None  # None: uniform int8 was requested, or no comparison wanted
 
 
 _ADAPTER = TypeAdapter(Manifest)

@@ -18,7 +18,7 @@ from haqnas.devices.records import run_records
 from haqnas.errors import VerificationError
 from haqnas.latency_table import predicted_latency
 from haqnas.layer_rows import layer_rows
-from haqnas.manifest import Manifest, Sizes
+from haqnas.manifest import Baseline, Manifest, Sizes
 from haqnas.options import Options
 from haqnas.readback import read_layers
 from haqnas.stages import Compiled, Report
@@ -36,6 +36,7 @@ def link_and_save(
     versions: dict[str, str],
     request: str,
     report: Report,
+    baseline: Baseline | None,
 ) -> Artifact:
     """Link in `work`, run the golden inputs on the device, then make `directory` the artefact.
 
@@ -68,8 +69,8 @@ def link_and_save(
     if manifest.latency is None and options.table is not None:
         manifest = replace(manifest, latency=predicted_latency(options.table, compiled.program))
     report("save", str(directory))
-    _stage_data(options, compiled, work, staged)
-    return artefacts.save(staged, directory, manifest)
+    _stage_data(compiled, work, staged)
+    return artefacts.save(staged, directory, replace(manifest, baseline=baseline))
 
 
 def _require_bits(options: Options, manifest: Manifest) -> None:
@@ -118,7 +119,7 @@ def _steps(graph: GraphModule) -> tuple[float, ...]:
     return tuple(float(step) for step in graph.meta["output_steps"])
 
 
-def _stage_data(options: Options, compiled: Compiled, work: Path, staged: Path) -> None:
+def _stage_data(compiled: Compiled, work: Path, staged: Path) -> None:
     """What is no binary: golden data, the reference, the policy."""
     for path, arrays in (
         (artefacts.GOLDEN_INPUTS, compiled.golden_inputs),
@@ -130,7 +131,7 @@ def _stage_data(options: Options, compiled: Compiled, work: Path, staged: Path) 
         (staged / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(work / path, staged / path)
     shutil.copy(work / CHOICE, staged / artefacts.KERNEL_CHOICE)
-    artefacts.write_atomically(staged / artefacts.POLICY, options.policy.to_json().encode())
+    artefacts.write_atomically(staged / artefacts.POLICY, compiled.policy.to_json().encode())
 
 
 def _describe(
@@ -162,7 +163,7 @@ def _describe(
         outputs=program.outputs,
         output_steps=_steps(compiled.graph),
         is_exact=program.is_exact,
-        layers=layer_rows(options.policy, program, compiled.graph, canonical, found),
+        layers=layer_rows(compiled.policy, program, compiled.graph, canonical, found),
         accuracy=compiled.accuracy,
         latency=None,
         sizes=sizes,

@@ -31,6 +31,7 @@ class Settings:
     formats: Sequence[str] = ("exe", "a")
     cc: str | None = None  # a C compiler other than zig's
     device: str | None = None  # other than the default
+    compare: bool = True  # bits other than 8 with the uniform int8 build
     strict_bits: bool = False  # fail where the binary differs in anything from the bits that were requested
     fresh: bool = False  # do not go on from an earlier run
     cache_folder: Path | None = None  # where times of kernels are kept
@@ -49,6 +50,7 @@ class CompileOptions(TypedDict, total=False):
     formats: Sequence[str]
     cc: str | None
     device: str | None
+    compare: bool
     strict_bits: bool
     fresh: bool
     cache_folder: Path | None

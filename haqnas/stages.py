@@ -24,6 +24,7 @@ from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.rewrite.serialize import load_graph, save_graph
 from haqnas.rewrite.synthetic import synthetic_batches
+from haqnas.space.policy import Policy
 from haqnas.tune import Choices, Request, require_clock, tune
 
 SYNTHETIC_SAMPLES = 64
@@ -37,6 +38,7 @@ Report: TypeAlias = Callable[[str, str], None]  # a stage begins; a note on it
 class Compiled:
     """What the stages before linking made."""
 
+    policy: Policy
     graph: GraphModule
     accuracy: Accuracy
     program: Program
@@ -52,6 +54,10 @@ class Samples:
     source: str  # "calibration_data", "train_data", "synthetic"
     given: Batches
     make: Callable[[], Batches] | None
+
+    def read(self) -> Batches:
+        """Takes seconds where inputs are made up; other inputs at the second call."""
+        return self.make() if self.make is not None else self.given
 
 
 def calibration_samples(
@@ -71,25 +77,28 @@ def calibration_samples(
 
 def run_stages(
     options: Options,
+    policy: Policy,
     model: nn.Module,
     canonical: GraphModule,
-    samples: Samples,
+    batches: Batches,
+    source: str,
     judges: Judges,
     work: Path,
     report: Report,
     timings: KernelCache | None,
+    float_score: float | None = None,
 ) -> Compiled:
     """All stages up to the kernels' object file; finished ones are read from `work`.
 
+    `batches` of `source` are what is calibrated on; `float_score` is that of the float model where it is known.
     Kernels are chosen by measurement where `timings` is given, which keeps what they take. Raises
     UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
     """
-    report("quantize", f"{options.policy.default}, calibrated on {samples.source}")
-    batches = samples.make() if samples.make is not None else samples.given
-    graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, options.policy), batches)))
+    report("quantize", f"{policy.default}, calibrated on {source}")
+    graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, policy), batches)))
     report("score", "float model and integer graph")
     accuracy = _kept_accuracy(
-        work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, samples.source)
+        work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, source, float_score)
     )
     choices = _kept_choices(work / "tuning.json", lambda: _tuned(options, graph, work, report, timings))
     report("build", f"kernels for {options.profile.name}")
@@ -98,7 +107,7 @@ def run_stages(
     )
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
-    return Compiled(graph, accuracy, program, kernels, inputs, outputs)
+    return Compiled(policy, graph, accuracy, program, kernels, inputs, outputs)
 
 
 def _golden_batch(batches: Batches, program: Program) -> tuple[Tensor, ...]:

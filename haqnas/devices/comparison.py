@@ -24,14 +24,14 @@ from haqnas.devices.statistics import Ratio, compare_pairs, summarise
 TURN_S = 0.1  # shorter than most changes of a machine's load
 LEAST_ROUNDS = 10
 
-Figure = Literal["time", "modelled cycles", "instructions"]
+Figure = Literal["time", "modelled cycles", "instructions", "predicted time", "predicted instructions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """`first` against `second` on one device: `ratio` is first / second of `figure`, below 1 where first is better.
 
-    Counts do not vary, so they have no interval: low and high are the ratio, `p_value` is None.
+    Counts and predictions do not vary, so they have no interval: low and high are the ratio, `p_value` is None.
     """
 
     first: Latency
@@ -60,7 +60,7 @@ class Comparison:
             return f"no difference beyond noise ({_percent(self.low)} to {_percent(self.high)} %)"
         if self.ratio == 1.0:
             return f"equal {self.figure}"
-        better, worse = ("faster", "slower") if self.figure == "time" else ("fewer", "more")
+        better, worse = ("faster", "slower") if self.figure.endswith("time") else ("fewer", "more")
         change = f"{better if self.ratio < 1 else worse} by {abs(1 - self.ratio):.1%}"
         if self.figure != "time":
             return f"{self.figure}: {change}"
@@ -158,6 +158,15 @@ def _compare_counts(first: Latency, second: Latency) -> Comparison:
     )
     ratio = (one or 0) / other if other else 1.0  # a count of nothing: not told apart
     return Comparison(first, second, figure, ratio, ratio, ratio, 1)
+
+
+def compare_predictions(first: Latency, second: Latency) -> Comparison:
+    """By what one table predicts of both."""
+    if first.median_s is not None and second.median_s is not None:
+        ratio = first.median_s / second.median_s
+        return Comparison(first, second, "predicted time", ratio, ratio, ratio, 0)
+    ratio = (first.instructions or 0) / (second.instructions or 1)
+    return Comparison(first, second, "predicted instructions", ratio, ratio, ratio, 0)
 
 
 def _percent(ratio: float) -> str:

@@ -134,6 +134,7 @@ def _compile(
         inputs,
         target=target,
         bits=policy,
+        compare=False,
         calibration_data=data,
         output=folder / "artifact",
         formats=("exe",),

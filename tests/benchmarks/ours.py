@@ -48,6 +48,7 @@ def compile_model(
         (example,),
         target=target,
         bits=bits,
+        compare=False,
         calibration_data=data,
         output=output,
         name=name,

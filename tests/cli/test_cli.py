@@ -88,7 +88,7 @@ def test_verify_bench_and_inspect_read_the_artefact(
 def test_bits_of_a_policy_reach_the_binary(haqnas: Haqnas, tmp_path: Path) -> None:
     policy = write(tmp_path, '{"schema": 1, "default": "w8a8", "layers": {"conv": "w3a8"}}', "policy.json")
     model = write(tmp_path, GOOD)
-    result = haqnas("compile", model, "-o", tmp_path / "out", "--bits", policy, "--quiet")
+    result = haqnas("compile", model, "-o", tmp_path / "out", "--bits", policy, "--quiet", "--no-compare")
     assert result.returncode == 0, result.stderr
     layers = json.loads(haqnas("inspect", tmp_path / "out", "--json").stdout)["layers"]
     row = next(row for row in layers if row["name"] == "conv")

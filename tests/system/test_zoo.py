@@ -29,6 +29,7 @@ def compile_for(target: str, name: str, bits: str, folder: Path, threads: int = 
         example_inputs,
         target=target,
         bits=bits,
+        compare=False,
         calibration_data=data,
         output=folder / target,
         name=name,
