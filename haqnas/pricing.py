@@ -21,7 +21,7 @@ from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
 from haqnas.measure import whole_kernel
 from haqnas.quantspec import QuantSpec
-from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.space.policy import Policy
@@ -100,7 +100,7 @@ def lower_uniform(
     name: str,
 ) -> Uniform:
     """The network at `spec`, calibrated on `batches`. Raises UnsupportedModelError."""
-    graph = integerize(calibrate(quantize(canonical, Policy(spec)), batches))
+    graph = integerize(calibrate_own(quantize(canonical, Policy(spec)), batches))
     return Uniform(spec, graph, lower(graph, profile, name))
 
 

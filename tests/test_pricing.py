@@ -5,20 +5,35 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from haqnas.codegen.lower import lower
 from haqnas.devices.kernel_times import KernelTime, kernels_of
 from haqnas.graph.layers import list_layers
 from haqnas.measure import Subject, measure, whole_kernel
-from haqnas.pricing import SUM, NetworkModel, fit_model, layer_prices, program_cost
+from haqnas.pricing import SUM, NetworkModel, fit_model, layer_prices, lower_uniform, program_cost
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
+from haqnas.rewrite.serialize import save_graph
 from haqnas.space.policy import Policy
 from tests.measured import PROFILES, bench, canonical_network, subject, uniform_programs
 
 SPECS = ("w8a8", "w4a8", "w4a4", "w2a4")
+
+
+def test_lowering_makes_the_graph_that_the_stages_make():
+    """It calibrates in place, because it holds the only reference."""
+    canonical, inputs = canonical_network("ds_cnn")
+    batch = (torch.randn(8, *inputs[0].shape[1:]),)  # so many that biases are corrected
+    for spec in map(QuantSpec.parse, ("w8a8", "w4a8", "w2a4")):
+        one = lower_uniform(canonical, [batch], PROFILES["cortex-a72"], spec, "net").graph
+        other = integerize(calibrate(quantize(canonical, Policy(spec)), [batch]))
+        (text, arrays), (other_text, other_arrays) = save_graph(one), save_graph(other)
+        assert text == other_text
+        assert arrays.keys() == other_arrays.keys()
+        assert all(np.array_equal(arrays[name], other_arrays[name]) for name in arrays)
 
 
 @pytest.mark.arm

@@ -33,29 +33,34 @@ MIN_CORRECTION_SAMPLES = 8  # the mean error of fewer says more about the sample
 
 
 def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
-    """Set the activation ranges of a fake-quantized graph from `batches` and correct the layers' biases.
+    """`calibrate_own` of a copy: the input graph is unchanged."""
+    return calibrate_own(copy.deepcopy(graph), batches)
 
+
+def calibrate_own(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
+    """Set the activation ranges of a fake-quantized graph from `batches` and correct the layers' biases, in place.
+
+    For a graph that nobody else holds: copying brevitas' modules takes a third of the time of lowering a network.
     Each batch holds the network's inputs, (n, ...) each. Ranges are those of least squared error on the values that
-    quantized weights produce. `meta["output_steps"]` gets, per output, its observed range / 255. The input graph is
-    unchanged. Raises ConfigurationError without batches or when one does not fit the network, and
-    UnsupportedModelError when a value is NaN or infinite.
+    quantized weights produce. `meta["output_steps"]` gets, per output, its observed range / 255. Raises ConfigurationError
+    without batches or when one does not fit the network, and UnsupportedModelError when a value is NaN or infinite.
     """
     if not batches:
         raise ConfigurationError("calibration needs at least one batch of inputs, but got none")
-    calibrated = copy.deepcopy(graph).eval()
-    seen = _observe(_with_plain_layers(calibrated), batches)
-    for name, module in calibrated.named_modules():
+    graph.eval()
+    seen = _observe(_with_plain_layers(graph), batches)
+    for name, module in graph.named_modules():
         if name in seen:
             chosen = choose_range(seen[name], quantizer_bits(module))
             set_range(module, chosen.scale, chosen.zero_point)
-    if corrected_layers(calibrated) and sum(batch[0].shape[0] for batch in batches) >= MIN_CORRECTION_SAMPLES:
-        with correct_bias(calibrated):
+    if corrected_layers(graph) and sum(batch[0].shape[0] for batch in batches) >= MIN_CORRECTION_SAMPLES:
+        with correct_bias(graph):
             for batch in batches:
-                calibrated(*batch)
-    _round_biases(calibrated)
-    num_outputs = len(_outputs(calibrated))
-    calibrated.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
-    return calibrated
+                graph(*batch)
+    _round_biases(graph)
+    num_outputs = len(_outputs(graph))
+    graph.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
+    return graph
 
 
 class _Observer(Interpreter):

@@ -102,14 +102,16 @@ def is_quantizer(graph: GraphModule, node: Node) -> bool:
 
 def read_act_quant(module: nn.Module) -> ActQuant:
     """Scale, zero point and bits of an activation quantizer."""
+    # One run of the quantizer: each of brevitas' own `scale()` and `zero_point()` runs it anew.
+    proxy = module.act_quant.fused_activation_quant_proxy  # type: ignore[union-attr]
     with torch.no_grad():
-        scale, zero_point = module.act_quant.scale(), module.act_quant.zero_point()  # type: ignore[operator, union-attr]
+        _, scale, zero_point, *_ = proxy.tensor_quant(torch.zeros(1))  # type: ignore[union-attr, operator]
     return ActQuant(float(scale), int(zero_point), quantizer_bits(module))
 
 
 def quantizer_bits(module: nn.Module) -> int:
     """Bits of an activation quantizer, before or after calibration."""
-    return int(module.act_quant.bit_width())  # type: ignore[operator, union-attr]
+    return int(module.haqnas_act_bits)  # type: ignore[arg-type]
 
 
 def set_range(module: nn.Module, scale: float, zero_point: int) -> None:
@@ -218,6 +220,7 @@ def shape_options(layer: nn.Module) -> dict[str, Any]:
 
 def _new_quantizer(graph: GraphModule, name: str, bits: int) -> str:
     module = qnn.QuantIdentity(act_quant=_Activation, bit_width=bits, return_quant_tensor=False)
+    module.haqnas_act_bits = bits  # brevitas runs the quantizer to tell them, which takes milliseconds
     graph.add_submodule(name, module.train(graph.training))
     return name
 
