@@ -45,16 +45,18 @@ def _bar() -> Bar:
 
 @dataclass(frozen=True, slots=True)
 class _LinePrinter:
-    """Prints a line per stage, with the seconds since the start."""
+    """Prints a line per stage, with the seconds since the start and, where stages are even, those that are left."""
 
     start_s: float
 
     def __call__(self, step: "Progress") -> None:
         number = min(step.index + 1, step.total)
         elapsed_s = time.monotonic() - self.start_s
+        left_s = elapsed_s * (step.total - step.index) / step.index if step.is_even and step.index else None
+        left = f", about {left_s:.0f} s left" if left_s is not None else ""
         note = f": {step.note}" if step.note else ""
         print(
-            f"haqnas: [{number}/{step.total}] {elapsed_s:.1f} s: {step.stage}{note}",
+            f"haqnas: [{number}/{step.total}] {elapsed_s:.1f} s{left}: {step.stage}{note}",
             file=sys.stderr,
             flush=True,
         )

@@ -35,7 +35,6 @@ from haqnas.devices.kernel_times import (
 from haqnas.errors import ProgramError, VerificationError
 from haqnas.hardware import HardwareProfile
 
-SET_NAME = "kernels"
 SET_FUNCTIONS = 24  # of one executable, about: small enough that building and running overlap
 SET_PROGRAMS = 6  # a kill loses one set
 SET_BYTES = 64 << 20  # of its constants
@@ -85,37 +84,45 @@ def whole_kernel(program: Program) -> Kernel:
 def measure(subjects: Sequence[Subject], bench: Bench, folder: Path, report: Report) -> Measured:
     """Times of all kernels of all programs; what is new is put into the cache set by set, so nothing is lost.
 
-    Works in `folder`. A program that does not run, or computes wrong numbers, is a failure in the result. Raises
-    DeviceError where the compiler fails.
+    Subjects have labels of their own, programs one name. Works in `folder`. A program that does not run, or computes
+    wrong numbers, is a failure in the result. Raises DeviceError where the compiler fails.
     """
     known = bench.cache.known()
     new = [subject for subject in subjects if not _wanted(subject.program) <= known.keys()]
-    failures: dict[str, str] = {}
-    found: dict[Kernel, KernelTime] = {}
     num_built = 0
-
-    health = Health()
-
-    def finish(group: Sequence[Subject], executable: Path, place: Path) -> None:
-        """Run a set and keep its times at once: a kill loses no more than the set in progress."""
-        nonlocal health  # sets are finished one after the other
-        health, results = _run(group, executable, bench, place, health)
-        times = _new_times(group, results, {**known, **found})
-        bench.cache.put(times, bench.clock())
-        found.update(times)
-        failures.update({label: reason for label, reason in results.items() if isinstance(reason, str)})
-
-    running: list[Future[None]] = []
+    running: Future[_Sofar] = Future()
+    running.set_result(_Sofar(Health(), known, {}))
     with ThreadPoolExecutor(1) as runner:  # one: what is timed runs alone
         for number, group in enumerate(_groups(new)):
             report(len(subjects) - len(new) + num_built, f"building {_named(group)}")
             place = folder / str(number)
-            running.append(runner.submit(finish, group, _build(group, bench, place), place))
+            running = runner.submit(_finish, running, group, _build(group, bench, place), bench, place)
             num_built += len(group)
-        for future in running:
-            report(len(subjects) - len(new) + num_built, f"measuring on {bench.device.uri}")
-            future.result()
-    return Measured({**known, **found}, failures, len(found))
+        if new:
+            report(len(subjects), f"measuring on {bench.device.uri}")
+        ended = running.result()
+    return Measured(ended.times, ended.failures, len(ended.times) - len(known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sofar:
+    """After some sets."""
+
+    health: Health
+    times: Mapping[Kernel, KernelTime]
+    failures: Mapping[str, str]
+
+
+def _finish(
+    before: Future[_Sofar], group: Sequence[Subject], executable: Path, bench: Bench, place: Path
+) -> _Sofar:
+    """Run a set and keep its times at once: a kill loses no more than the set in progress."""
+    sofar = before.result()  # done: sets are finished one after the other
+    health, results = _run(group, executable, bench, place, sofar.health)
+    times = _new_times(group, results, sofar.times)
+    bench.cache.put(times, bench.clock())
+    failures = {label: reason for label, reason in results.items() if isinstance(reason, str)}
+    return _Sofar(health, {**sofar.times, **times}, {**sofar.failures, **failures})
 
 
 def _wanted(program: Program) -> set[Kernel]:
@@ -146,12 +153,12 @@ def _groups(subjects: Sequence[Subject]) -> Iterator[Sequence[Subject]]:
 
 def _build(group: Sequence[Subject], bench: Bench, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    program = join([subject.program for subject in group], SET_NAME)
+    program = join([subject.program for subject in group])
     kernels = build(program.functions, bench.profile, folder / "kernels.o")
     expected = _expected(group, program)
     unchecked = [np.zeros(info.shape, info.dtype) for info in program.outputs]
     emit_kernel_set(program, folder / "sources", make_self_test(expected or unchecked, is_exact=True))
-    return link_kernel_set(bench.linker, SET_NAME, kernels, folder / "sources", folder / SET_NAME)
+    return link_kernel_set(bench.linker, program.name, kernels, folder / "sources", folder / program.name)
 
 
 def _expected(group: Sequence[Subject], program: Program) -> list[Array]:

@@ -7,12 +7,16 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A stage begins: number `index` of `total`; `index == total` says that all is done."""
+    """A stage begins: number `index` of `total`; `index == total` says that all is done.
+
+    `is_even`: stages take about as long as each other, so that what is left can be told.
+    """
 
     stage: str
     index: int
     total: int
     note: str
+    is_even: bool = False
 
 
 Report: TypeAlias = Callable[[Progress], None]

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from haqnas.codegen.plan import ALIGNMENT
 from haqnas.codegen.program import Call, Pointer, Program, Region
 
-ALIGNMENT = 64  # of the workspace and the constants of each program
 
-
-def join(programs: Sequence[Program], name: str) -> Program:
-    """One program for one thread that runs `programs` one after the other; `name` must be a C identifier.
+def join(programs: Sequence[Program]) -> Program:
+    """One program for one thread that runs `programs`, all of one name, one after the other.
 
     Inputs, outputs, constants and workspaces lie one after the other; equal functions are there once.
     """
     if any(program.threads > 1 for program in programs):
         raise ValueError("programs that are joined to be timed must be lowered for one thread")
+    if len({program.name for program in programs}) != 1:
+        raise ValueError(
+            "programs that are joined must have one name: then equal functions have equal symbols"
+        )
     functions: dict[str, Any] = {}
     calls: list[Call] = []
     segments: list[int] = []
@@ -35,13 +38,13 @@ def join(programs: Sequence[Program], name: str) -> Program:
             Region.OUTPUT: (0, outputs),
         }
         segments.append(len(calls))
-        calls.extend(_moved(program, call, name, moves) for call in program.calls)
-        functions |= _renamed(program, name, functions)
+        calls.extend(_moved(call, moves) for call in program.calls)
+        functions |= {symbol: made for symbol, made in program.functions.items() if symbol not in functions}
         constants.extend(program.constants)
         workspace_bytes += program.workspace_bytes
         inputs, outputs = inputs + len(program.inputs), outputs + len(program.outputs)
     return Program(
-        name=name,
+        name=programs[0].name,
         inputs=tuple(info for program in programs for info in program.inputs),
         outputs=tuple(info for program in programs for info in program.outputs),
         calls=tuple(calls),
@@ -63,22 +66,11 @@ def function_of(program: Program, call: Call) -> str:
     return call.symbol.removeprefix(f"{program.name}_")
 
 
-def _moved(program: Program, call: Call, name: str, moves: dict[Region, tuple[int, int]]) -> Call:
+def _moved(call: Call, moves: dict[Region, tuple[int, int]]) -> Call:
     def place(argument: Pointer | int) -> Pointer | int:
         if isinstance(argument, int):
             return argument
         offset_bytes, index = moves[argument.region]
         return Pointer(argument.region, argument.offset_bytes + offset_bytes, argument.index + index)
 
-    symbol = f"{name}_{function_of(program, call)}"
-    return replace(call, symbol=symbol, arguments=tuple(map(place, call.arguments)), section=0, part=0)
-
-
-def _renamed(program: Program, name: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Functions that are not yet known, under the name of the set."""
-    found = {}
-    for symbol, function in program.functions.items():
-        renamed = f"{name}_{symbol.removeprefix(f'{program.name}_')}"
-        if renamed not in known:
-            found[renamed] = function.with_attr("global_symbol", renamed)
-    return found
+    return replace(call, arguments=tuple(map(place, call.arguments)), section=0, part=0)

@@ -42,8 +42,9 @@ def calibrate_own(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
 
     For a graph that nobody else holds: copying brevitas' modules takes a third of the time of lowering a network.
     Each batch holds the network's inputs, (n, ...) each. Ranges are those of least squared error on the values that
-    quantized weights produce. `meta["output_steps"]` gets, per output, its observed range / 255. Raises ConfigurationError
-    without batches or when one does not fit the network, and UnsupportedModelError when a value is NaN or infinite.
+    quantized weights produce. `meta["output_steps"]` gets, per output, its observed range / 255.
+    Raises ConfigurationError without batches or when one does not fit the network, and UnsupportedModelError when a
+    value is NaN or infinite.
     """
     if not batches:
         raise ConfigurationError("calibration needs at least one batch of inputs, but got none")

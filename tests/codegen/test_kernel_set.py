@@ -28,7 +28,7 @@ def joined(tmp_path_factory):
         for network in ("ds_cnn", "autoencoder")
         for uniform in uniform_programs(*canonical_network(network), profile, "w8a8", "w3a4")
     ]
-    program = join([uniform.program for uniform in uniforms], "set")
+    program = join([uniform.program for uniform in uniforms])
     inputs = iter(self_test_inputs(program))
     expected = [
         output
@@ -38,7 +38,7 @@ def joined(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     kernels = build(program.functions, profile, folder / "kernels.o")
     emit_kernel_set(program, folder, make_self_test(expected, is_exact=True))
-    executable = link_kernel_set(choose_linker(profile.triple), "set", kernels, folder, folder / "set")
+    executable = link_kernel_set(choose_linker(profile.triple), program.name, kernels, folder, folder / "set")
     return uniforms, program, executable
 
 
@@ -55,7 +55,7 @@ def test_a_segment_has_the_calls_of_its_program(joined):
     uniforms, program, _ = joined
     segments = segments_of(program)
     for uniform, segment in zip(uniforms, segments, strict=True):
-        named = [(call.symbol.removeprefix("set_"), call.signature) for call in segment]
+        named = [(call.symbol.removeprefix("net_"), call.signature) for call in segment]
         assert named == list(kernels_of(uniform.program))
     assert len(program.functions) < sum(len(uniform.program.functions) for uniform in uniforms)
 
@@ -90,7 +90,13 @@ def test_wrong_arguments_are_refused(joined, arguments):
 def test_programs_for_threads_are_not_joined(joined):
     threaded = dataclasses.replace(joined[0][0].program, threads=2)
     with pytest.raises(ValueError, match="one thread"):
-        join([threaded], "set")
+        join([threaded])
+
+
+def test_programs_of_other_names_are_not_joined(joined):
+    program = joined[0][0].program
+    with pytest.raises(ValueError, match="one name"):
+        join([program, dataclasses.replace(program, name="other")])
 
 
 def test_signatures_depend_on_shapes_and_not_on_values():
