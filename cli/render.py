@@ -244,8 +244,9 @@ def summarise_profile(made: "Profiled") -> list[tuple[str, str]]:
             "kernels",
             f"{len(table.kernels):,} ({found.measured.num_new:,} new, {made_of.kind} on {made_of.device})",
         ),
-        ("worth choosing", ", ".join(map(str, found.legal))),
-        *(("refused", f"{spec}: {reason}") for spec, reason in found.refused.items()),
+        ("worth choosing", ", ".join(map(str, made.legal))),
+        *((("replaced", made.replaced),) if made.replaced else ()),
+        *(("refused", f"{spec}: {reason}") for spec, reason in table.refused.items()),
         *(("exported", str(path)) for path in made.exported),
         ("network model", f"{model.scale:.3f} x kernels + {per_call} a call; {fitted}{warning}"),
     ]
@@ -259,8 +260,9 @@ def profile_document(made: "Profiled") -> dict[str, Any]:
         "kernels": len(table.kernels),
         "new_kernels": found.measured.num_new,
         "provenance": asdict(table.provenance),
-        "legal": [str(spec) for spec in found.legal],
-        "refused": {str(spec): reason for spec, reason in found.refused.items()},
+        "legal": [str(spec) for spec in made.legal],
+        "replaced": made.replaced,
+        "refused": dict(table.refused),
         "model": asdict(table.model),
         "exported": list(map(str, made.exported)),
     }

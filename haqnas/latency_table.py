@@ -22,7 +22,7 @@ from haqnas.devices.latency import Latency
 from haqnas.errors import ConfigurationError
 from haqnas.hardware import read_measured
 from haqnas.measure import WHOLE
-from haqnas.pricing import Cost, NetworkModel
+from haqnas.pricing import Cost, NetworkModel, ProgramTime
 
 SCHEMA = 1
 NS_PER_S = 1e9
@@ -49,6 +49,7 @@ class LatencyTable:
     model: NetworkModel
     kernels: Mapping[Kernel, KernelTime]
     refused: Mapping[str, str] = field(default_factory=dict)  # bits that are no choice, and why
+    programs: Mapping[str, ProgramTime] = field(default_factory=dict)  # what the model was fitted to
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,11 @@ def read_table(path: Path) -> LatencyTable | None:
     model = NetworkModel(
         found.model.scale, found.model.per_call * step, found.model.error, found.model.num_programs
     )
-    return LatencyTable(found.provenance, model, kernels, found.refused)
+    programs = {
+        label: ProgramTime(whole * step, Cost(amount * step, calls))
+        for label, (whole, amount, calls) in found.programs.items()
+    }
+    return LatencyTable(found.provenance, model, kernels, found.refused, programs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class _Document:
     model: NetworkModel
     refused: dict[str, str]
     kernels: dict[str, dict[str, tuple[float, float, int]]]
+    programs: dict[str, tuple[float, float, int]] = field(default_factory=dict)
 
 
 _ADAPTER = TypeAdapter(_Document)
@@ -119,6 +125,10 @@ def table_text(table: LatencyTable) -> str:
         f"per_call = {table.model.per_call * step:.4f}",
         f"error = {table.model.error:.6f}",
         f"num_programs = {table.model.num_programs}",
+        "",
+        f"# what the model was fitted to: program = [end to end, sum of its kernels ({made_of.unit}), calls]",
+        "[measured.programs]",
+        *(f"{_text(label)} = {_program_row(run, step)}" for label, run in sorted(table.programs.items())),
         "",
         "# bits that are no choice on this target, and why",
         "[measured.refused]",
@@ -154,6 +164,11 @@ def _row(time: KernelTime, step: float) -> str:
         if step != 1.0
         else f"[{amount:.0f}, 0, {time.runs}]"
     )
+
+
+def _program_row(run: ProgramTime, step: float) -> str:
+    digits = 1 if step != 1.0 else 0
+    return f"[{run.whole * step:.{digits}f}, {run.kernels.amount * step:.{digits}f}, {run.kernels.calls}]"
 
 
 def predict(table: LatencyTable, program: Program) -> Prediction | None:

@@ -6,7 +6,7 @@ program has, and conversions to fewer bits of a value that others read at more. 
 end-to-end runs say of sums (`NetworkModel`). docs/design.md has the errors of this.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,14 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.amount + other.amount, self.calls + other.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramTime:
+    """Of a program: what it takes as a whole, and what its kernels cost."""
+
+    whole: float
+    kernels: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +118,27 @@ def program_cost(program: Program, times: Mapping[Kernel, KernelTime]) -> Cost:
     return Cost(sum(times[kernel].amount for kernel in kernels), len(kernels))
 
 
-def fit_model(programs: Sequence[Program], times: Mapping[Kernel, KernelTime]) -> NetworkModel:
-    """What end-to-end runs of `programs` say of sums of kernels: least relative squares, no term below zero.
+def program_times(
+    programs: Iterable[tuple[str, Program]], times: Mapping[Kernel, KernelTime]
+) -> dict[str, ProgramTime]:
+    """By label, those programs that were run as a whole and whose kernels all have a time; equal ones once."""
+    found: dict[Kernel, tuple[str, ProgramTime]] = {}
+    for label, program in programs:
+        whole = whole_kernel(program)
+        if whole in times and all(kernel in times for kernel in kernels_of(program)):
+            found.setdefault(whole, (label, ProgramTime(times[whole].amount, program_cost(program, times))))
+    return dict(found.values())
 
-    Programs that were not run as a whole, or have a kernel without time, say nothing.
-    """
-    run = {
-        whole_kernel(program): program
-        for program in programs
-        if whole_kernel(program) in times and all(kernel in times for kernel in kernels_of(program))
-    }
-    if not run:
+
+def fit_model(runs: Collection[ProgramTime]) -> NetworkModel:
+    """What end-to-end runs say of sums of kernels: least relative squares, no term below zero."""
+    if not runs:
         return SUM
-    costs = [program_cost(program, times) for program in run.values()]
-    wholes = np.array([times[kernel].amount for kernel in run])
-    sums = np.array([[cost.amount, cost.calls] for cost in costs], np.float64)
+    wholes = np.array([run.whole for run in runs])
+    sums = np.array([[run.kernels.amount, run.kernels.calls] for run in runs], np.float64)
     (scale, per_call), _ = nnls(sums / wholes[:, None], np.ones(len(wholes)))
     error = float(np.mean(np.abs(sums @ [scale, per_call] / wholes - 1)))
-    return NetworkModel(float(scale), float(per_call), error, len(run))
+    return NetworkModel(float(scale), float(per_call), error, len(runs))
 
 
 def layer_prices(

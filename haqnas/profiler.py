@@ -23,7 +23,8 @@ from haqnas.hardware import profile_path
 from haqnas.latency_table import LatencyTable, Provenance
 from haqnas.measure import Bench
 from haqnas.options import c_name, check_options, split_model
-from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey, write_profile
+from haqnas.profile_file import read_earlier, write_profile
+from haqnas.profiling import DEFAULT_BITS, Network, Survey, random_network, survey
 from haqnas.progress import Progress, Report
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import taught_os_errors
@@ -38,6 +39,8 @@ class Profiled:
     path: Path
     survey: Survey
     table: LatencyTable
+    legal: tuple[QuantSpec, ...]  # bits worth choosing, by this survey and by earlier ones
+    replaced: str | None = None  # why nothing that the file held before was kept
     exported: tuple[Path, ...] = ()  # files in the formats of others
 
 
@@ -59,8 +62,9 @@ def profile(
 
     Shapes are those of `networks` and of model files (`model.py` or `model.py:BUILDER`); of neither, those of a grid.
     `bits` such as "w4a8"; none: weights of 8, 6, 4, 3, 2 and 1 bits with activations of 8, 4 and 2. The same call goes
-    on where an interrupted one stopped. `haq_folder` gets a table of each network in HAQ's format, `ofa_file` one of
-    all networks at w8a8 in that of ProxylessNAS and OFA (see `exchange.py`).
+    on where an interrupted one stopped; what `output` holds of the same machine, versions and target is kept.
+    `haq_folder` gets a table of each network in HAQ's format, `ofa_file` one of all networks at w8a8 in that of
+    ProxylessNAS and OFA (see `exchange.py`).
 
     Raises ConfigurationError, UnsupportedModelError, DeviceError.
     """
@@ -79,15 +83,20 @@ def profile(
     context = kernel_context(options.profile, options.device, read_versions(), threads=1)
     cache = KernelCache(cache_folder or default_cache_folder(), context)
     bench = Bench(options.profile, options.linker, options.device, cache, time.time)
+    provenance = _provenance(options.device, context, chosen)
+    earlier = read_earlier(path, options.profile, provenance)
+    report = _profile_report(progress)
+    if earlier.replaced is not None:
+        report(0, 1, earlier.replaced)
     with tempfile.TemporaryDirectory(prefix="haqnas-") as folder, taught_os_errors(path.parent):
-        found = survey(chosen, specs, bench, Path(folder), _profile_report(progress))
+        found = survey(chosen, specs, bench, Path(folder), report)
         base = profile_path(target, read_host_cpu())
-        table = write_profile(base, found, _provenance(options.device, context, chosen), path)
+        written = write_profile(base, found, provenance, earlier, path)
         exported = (
-            *(() if haq_folder is None else _export_haq(chosen, found, table, haq_folder)),
-            *(() if ofa_file is None else _export_ofa(found, table, ofa_file)),
+            *(() if haq_folder is None else _export_haq(chosen, found, written.table, haq_folder)),
+            *(() if ofa_file is None else _export_ofa(found, written.table, ofa_file)),
         )
-    return Profiled(path, found, table, exported)
+    return Profiled(path, found, written.table, written.legal, earlier.replaced, exported)
 
 
 def _export_haq(
@@ -155,6 +164,6 @@ def _provenance(device: Device, context: dict[str, str], networks: Sequence[Netw
 def _profile_report(progress: Report | None) -> Callable[[int, int, str], None]:
     def report(done: int, total: int, note: str) -> None:
         if progress is not None:
-            progress(Progress("profile", done, total, note))
+            progress(Progress("profile", done, total, note, is_even=True))
 
     return report

@@ -4,10 +4,9 @@ Every time is kept in the cache as soon as it is known, so a profile that was in
 one with more networks or bits measures only what is new.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,27 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from haqnas.artifact import run_reference, write_atomically
-from haqnas.devices.kernel_times import kernels_of
+from haqnas.artifact import run_reference
 from haqnas.errors import DeviceError, HaqnasError
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
-from haqnas.hardware import head_of, read_text
-from haqnas.latency_table import LatencyTable, Provenance, read_table, table_text
 from haqnas.measure import Array, Bench, Measured, Subject, measure
-from haqnas.pricing import LayerPrices, Uniform, fit_model, layer_prices, lower_uniform
+from haqnas.pricing import LayerPrices, Uniform, layer_prices, lower_uniform
 from haqnas.quantspec import QuantSpec
 
 DEFAULT_BITS = tuple(
     QuantSpec(weight_bits, act_bits) for act_bits in (8, 4, 2) for weight_bits in (8, 6, 4, 3, 2, 1)
 )
 WIDEST = QuantSpec(8, 8)
-SEGMENT = "net"  # name of the programs that are joined
+SAVES_NOTHING = "saves neither time nor bytes"  # all other reasons to refuse bits are failures
+SET = "kernels"  # name of all programs, so that they can be joined
 # Fewer bits must save so much of the time of some layer that has a share of the network's, or of the weights' bytes:
 # on a busy machine less does not repeat, and small calls vary most.
 LEAST_GAIN, LEAST_SHARE = 0.05, 0.01
 
-Report: TypeAlias = Callable[[int, int, str], None]  # programs done, programs in all, a note
+Report: TypeAlias = Callable[[int, int, str], None]  # steps done, steps in all, a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +76,17 @@ def survey(
     ordered = tuple(dict.fromkeys((WIDEST, *sorted(specs, reverse=True))))
     refused: dict[QuantSpec, str] = {}
     found: list[Surveyed] = []
-    num_new, total = 0, len(networks) * len(ordered)
+    num_new, total = 0, 2 * len(networks) * len(ordered)  # each is lowered, then measured
     measured = Measured({}, {}, 0)
     for index, network in enumerate(networks):
-        done = index * len(ordered)
-        report(done, total, f"{network.name}: lowering")
+        done = 2 * index * len(ordered)
+        report(done, total, f"{network.name}: tracing")
         canonical = normalise(trace(network.model.eval(), network.example_inputs))
-        uniforms = _lower_all(canonical, network, ordered, bench, refused)
+        uniforms = _lower_all(
+            canonical, network, ordered, bench, refused, partial(_count, report, done, total)
+        )
         subjects = [_subject(network.name, uniform) for uniform in uniforms]
-
-        def report_programs(num: int, note: str, done: int = done) -> None:
-            report(done + num, total, note)
+        report_programs = partial(_count, report, done + len(ordered), total)
 
         measured = measure(subjects, bench, folder / str(index), report_programs)
         num_new += measured.num_new
@@ -103,18 +100,24 @@ def survey(
     return _judged(found, replace(measured, num_new=num_new), ordered, refused)
 
 
+def _count(report: Report, done: int, total: int, number: int, note: str) -> None:
+    report(done + number, total, note)
+
+
 def _lower_all(
     canonical: GraphModule,
     network: Network,
     specs: Sequence[QuantSpec],
     bench: Bench,
     refused: dict[QuantSpec, str],
+    report: Callable[[int, str], None],
 ) -> tuple[Uniform, ...]:
     """The network at all bits that lower; notes in `refused` why the others do not."""
     found = []
-    for spec in specs:
+    for number, spec in enumerate(specs):
+        report(number, f"lowering {network.name} {spec}")
         try:
-            found.append(lower_uniform(canonical, [network.example_inputs], bench.profile, spec, SEGMENT))
+            found.append(lower_uniform(canonical, [network.example_inputs], bench.profile, spec, SET))
         except HaqnasError as error:
             if spec == WIDEST:
                 raise
@@ -145,7 +148,7 @@ def _judged(
         if better is None:
             legal.append(spec)
         else:
-            reasons[spec] = f"saves neither time nor bytes against {better}"
+            reasons[spec] = f"{SAVES_NOTHING} against {better}"
     return Survey(tuple(networks), measured, tuple(legal), reasons)
 
 
@@ -166,52 +169,6 @@ def _saves(network: Surveyed, wider: QuantSpec, spec: QuantSpec) -> bool:
     pairs = [(costs[wider].amount, costs[spec].amount) for costs in network.prices.layers.values()]
     noticed = LEAST_SHARE * sum(at_wider for at_wider, _ in pairs)
     return any(at_wider > noticed and fewer < (1 - LEAST_GAIN) * at_wider for at_wider, fewer in pairs)
-
-
-# The file ---------------------------------------------------------------------------------------------------
-
-
-def table_of(found: Survey, provenance: Provenance) -> LatencyTable:
-    """What the profile's file records of a survey."""
-    programs = [uniform.program for network in found.networks for uniform in network.uniforms]
-    times = found.measured.times
-    kernels = {kernel: times[kernel] for program in programs for kernel in kernels_of(program)}
-    refused = {str(spec): reason for spec, reason in found.refused.items()}
-    return LatencyTable(provenance, fit_model(programs, times), kernels, refused)
-
-
-def merged(old: LatencyTable | None, new: LatencyTable) -> LatencyTable:
-    """The new table with the rows of an older one of the same device and versions that it does not have."""
-    if old is None or _identity(old) != _identity(new):
-        return new
-    networks = tuple(dict.fromkeys((*old.provenance.networks, *new.provenance.networks)))
-    provenance = replace(new.provenance, networks=networks)
-    return replace(new, provenance=provenance, kernels={**old.kernels, **new.kernels})
-
-
-def _identity(table: LatencyTable) -> tuple[object, ...]:
-    made_of = table.provenance
-    return made_of.kind, made_of.device, dict(made_of.versions), dict(made_of.machine)
-
-
-def profile_text(base: str, legal: Sequence[QuantSpec], table: LatencyTable) -> str:
-    """The text of the profile `base` with the legal bits and the table in place of its own."""
-    head = re.sub(r"^bits\s*=\s*\[[^\]]*\]\n", "", head_of(base), flags=re.MULTILINE).rstrip() + "\n"
-    first_table = re.search(r"^\[", head, re.MULTILINE)
-    place = first_table.start() if first_table else len(head)
-    bits = f"bits = [{', '.join(json.dumps(str(spec)) for spec in legal)}]\n"
-    gap = "\n" if first_table else ""
-    return f"{head[:place].rstrip()}\n{bits}{gap}{head[place:]}\n{table_text(table)}"
-
-
-def write_profile(base: Path, found: Survey, provenance: Provenance, output: Path) -> LatencyTable:
-    """Write `output`: the profile `base` with what was found; rows that `output` has already are kept.
-
-    Raises ConfigurationError where an older `output` is no profile, OSError where it cannot be written.
-    """
-    table = merged(read_table(output) if output.exists() else None, table_of(found, provenance))
-    write_atomically(output, profile_text(read_text(base), found.legal, table).encode())
-    return table
 
 
 def random_network(name: str, make: Callable[[], tuple[nn.Module, Tensor]], seed: int) -> Network:

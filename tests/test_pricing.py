@@ -11,7 +11,15 @@ from haqnas.codegen.lower import lower
 from haqnas.devices.kernel_times import KernelTime, kernels_of
 from haqnas.graph.layers import list_layers
 from haqnas.measure import Subject, measure, whole_kernel
-from haqnas.pricing import SUM, NetworkModel, fit_model, layer_prices, lower_uniform, program_cost
+from haqnas.pricing import (
+    SUM,
+    NetworkModel,
+    fit_model,
+    layer_prices,
+    lower_uniform,
+    program_cost,
+    program_times,
+)
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
@@ -21,6 +29,12 @@ from haqnas.space.policy import Policy
 from tests.measured import PROFILES, bench, canonical_network, subject, uniform_programs
 
 SPECS = ("w8a8", "w4a8", "w4a4", "w2a4")
+
+
+def fitted(programs, times):
+    return fit_model(
+        program_times([(str(index), made) for index, made in enumerate(programs)], times).values()
+    )
 
 
 def test_lowering_makes_the_graph_that_the_stages_make():
@@ -46,7 +60,7 @@ def test_mixed_policies_cost_what_their_programs_count(tmp_path, network):
     times = measure(
         [subject(uniform) for uniform in uniforms], device, tmp_path / "work", lambda *_: None
     ).times
-    model = fit_model([uniform.program for uniform in uniforms], times)
+    model = fitted([uniform.program for uniform in uniforms], times)
     assert model.error < 0.001
     prices = layer_prices(canonical, uniforms, times)
     rng = random.Random(7)
@@ -89,7 +103,7 @@ def resnet():
 
 def test_the_model_is_recovered_from_whole_runs(resnet, rng):
     programs = [uniform.program for uniform in resnet[1]]
-    model = fit_model(programs, made_up_times(programs, rng))
+    model = fitted(programs, made_up_times(programs, rng))
     assert (model.scale, model.per_call) == pytest.approx((1.1, 2e-8))
     assert model.error < 1e-9
     assert model.num_programs == len(programs)
@@ -98,8 +112,8 @@ def test_the_model_is_recovered_from_whole_runs(resnet, rng):
 def test_without_whole_runs_the_sum_stands(resnet, rng):
     programs = [uniform.program for uniform in resnet[1]]
     times = {k: v for k, v in made_up_times(programs, rng).items() if k[0] != "program"}
-    assert fit_model(programs, times) == SUM
-    assert fit_model([], {}) == SUM
+    assert fitted(programs, times) == SUM
+    assert fitted([], {}) == SUM
 
 
 def test_a_mixed_policy_is_priced_at_once(resnet, rng):

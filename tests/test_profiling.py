@@ -154,8 +154,13 @@ def test_more_networks_are_added_to_a_profile(tmp_path):
     path, cache = tmp_path / "mine.toml", tmp_path / "cache"
     one = haqnas.profile("host", output=path, networks=[network("ds_cnn")], bits=["w4a8"], cache_folder=cache)
     two = haqnas.profile(
-        "host", output=path, networks=[network("autoencoder")], bits=["w4a8"], cache_folder=cache
+        "host", output=path, networks=[network("autoencoder")], bits=["w2a8"], cache_folder=cache
     )
+    assert (one.replaced, two.replaced) == (None, None)
+    verdicts = {*two.table.refused, *map(str, two.legal)}
+    assert verdicts == {"w8a8", "w4a8", "w2a8"}
+    assert load_profile(path).bits == tuple(map(str, two.legal))
+    assert two.table.model.num_programs == 4
     assert two.table.provenance.networks == ("ds_cnn", "autoencoder")
     assert two.table.kernels.keys() > one.table.kernels.keys()
     assert read_table(path).kernels.keys() == two.table.kernels.keys()

@@ -30,7 +30,7 @@ from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.measure import Bench, Subject, measure
 from haqnas.options import check_options
-from haqnas.pricing import Uniform, fit_model, layer_prices, lower_uniform
+from haqnas.pricing import Uniform, fit_model, layer_prices, lower_uniform, program_times
 from haqnas.quantspec import QuantSpec
 from haqnas.settings import Settings
 from haqnas.space.policy import Policy
@@ -97,7 +97,8 @@ def predict_network(network: str, target: str, is_quick: bool) -> list[Predictio
         times = _kernel_times(uniforms, bench, folder)
         measured = [_end_to_end(artifact, bench.device) for artifact in artifacts]
     prices = layer_prices(canonical, uniforms, times)
-    fitted = fit_model([uniform.program for uniform in uniforms], times)
+    runs = program_times([(str(uniform.spec), uniform.program) for uniform in uniforms], times)
+    fitted = fit_model(runs.values())
     unit = "instructions" if isinstance(bench.device, QemuDevice) else "s"
     return [
         Prediction(network, target, index, unit, prices.price(policy, fitted), amount)

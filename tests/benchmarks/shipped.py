@@ -35,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for target in parser.parse_args().targets:
         made = make(target)
-        legal = ", ".join(map(str, made.survey.legal))
+        legal = ", ".join(map(str, made.legal))
         lines = len(Path(made.path).read_text().splitlines())
         print(f"{target}: {lines} lines, worth choosing {legal}, error {made.table.model.error:.1%}")
         sys.stdout.flush()
