@@ -50,12 +50,31 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        group = _sharing_group(item)
+        if group is not None and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(group))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+def _sharing_group(item: pytest.Item) -> str | None:
+    """Tests that use what is made once for a file or a folder stay together: two processes would each make it."""
+    if not isinstance(item, pytest.Function):
+        return None
+    used = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    folders = {made.baseid for made in used if made.scope == "session"} - {
+        "",
+        "tests",
+    }  # pytest's own, and cheap ones
+    if folders:
+        return max(folders)
+    return item.nodeid.partition("::")[0] if any(made.scope == "module" for made in used) else None
 
 
 def require_program(program: str, package: str = "qemu-user", places: str | None = None) -> str:

@@ -61,7 +61,7 @@ def test_a_new_target_needs_a_file_alone(tmp_path):
     }
     made = haqnas.profile(str(mine), output=profiled, **arguments)
     assert made.table.provenance.kind == "emulated"
-    assert made.survey.legal == (QuantSpec(8, 8), QuantSpec(4, 8))
+    assert made.legal == made.survey.legal == (QuantSpec(8, 8), QuantSpec(4, 8))
     assert made.survey.refused == {QuantSpec(8, 4): "saves neither time nor bytes against w8a8"}
     assert load_profile(profiled) == replace(load_profile(mine), bits=("w8a8", "w4a8"))
     # A profile of the profile: exactly the same text, from the cache and from new measurements.
