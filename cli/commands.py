@@ -59,7 +59,29 @@ def group() -> None:
 )
 @click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--bits", default="8", show_default=True, metavar="8|wXaY|FILE", help="Uniform bits or a policy.json."
+    "--bits",
+    metavar="auto|8|wXaY|FILE",
+    help="Chosen by a search, uniform, or a policy.json; default: auto where a budget is given, else 8.",
+)
+@click.option(
+    "--latency-budget", metavar="5ms|60%", help="At most so long; a share is of the uniform int8 build."
+)
+@click.option(
+    "--size-budget", metavar="300KiB|50%", help="At most so many bytes of packed weights; a share as above."
+)
+@click.option(
+    "--max-drop", type=float, metavar="DROP", help="Of accuracy against the float model: 0.01 is a point."
+)
+@click.option("--pin", multiple=True, metavar="GLOB=BITS", help="These layers get exactly these bits.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only these layers get other bits than 8.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="These layers stay at 8 bits.")
+@click.option("--strategy", metavar="NAME", help="Of the search for bits; ilp.")
+@click.option(
+    "--sensitivity",
+    default="gradient",
+    show_default=True,
+    metavar="METHOD",
+    help="How the search predicts losses: gradient, pairwise (also between layers), or kl (thorough, slow).",
 )
 @click.option(
     "--format",
@@ -106,19 +128,21 @@ def group() -> None:
 @click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **options: Any) -> None:
+def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **options: Any) -> int:
     """Compile MODEL, a Python file with build_model() and example_inputs(), into DIR.
 
-    The same command again goes on where it stopped.
+    The same command again goes on where it stopped. Exit code 3: the artefact is there, but misses a budget.
     """
     from haqnas.api import compile_file
 
     with show_progress(quiet) as progress:  # the options have the names of haqnas.settings
         artifact = compile_file(model, output=output, progress=progress, **options)
+    missed = artifact.manifest.missed
     if is_json:
-        print_json(summary_document(artifact))
+        print_json({**summary_document(artifact), "ok": not missed})
     else:
         print_lines(summarise(artifact))
+    return EXIT_MISSED if missed else 0
 
 
 @group.command("verify")

@@ -1,6 +1,7 @@
 """What commands print on stdout: tables for people, one object for programs."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from haqnas.devices.latency import Latency
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
-    from haqnas.manifest import Baseline, LayerRow
+    from haqnas.manifest import Baseline, LayerRow, Manifest
+    from haqnas.space.outcome import Constraint
 
 MODEL_ERROR = 0.1  # of sums of kernels against whole runs, above which a profile warns
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: tables go to files and pipes unbroken
@@ -167,7 +169,7 @@ def baseline_rows(baseline: "Baseline | None") -> list[tuple[str, str]]:
         return [*rows, ("warning", f"{text}; policy.json says so too")]
     if comparison is not None and comparison.low > 1.0:
         text = f"these bits are not faster than uniform int8 ({comparison.ratio:.2f} times its {comparison.figure})"
-        return [*rows, ("warning", f"{text}; they ship because you gave them")]
+        return [*rows, ("warning", f"{text}; they ship because you asked for them or their size")]
     return rows
 
 
@@ -187,6 +189,37 @@ def _baseline_document(baseline: "Baseline | None") -> dict[str, Any] | None:
     return {**asdict(baseline), "comparison": comparison}
 
 
+def search_rows(manifest: "Manifest") -> list[tuple[str, str]]:
+    """How the bits were chosen, and the budgets."""
+    rows = []
+    if (search := manifest.search) is not None:
+        counted = Counter(row.requested for row in manifest.layers if row.requested is not None)
+        bits = ", ".join(f"{count} x {spec}" for spec, count in sorted(counted.items(), reverse=True))
+        share = search.predicted_latency / search.int8_latency
+        latency = _amount(search.predicted_latency, search.unit)
+        drop = "" if search.drop is None else f", drop {search.drop:.2%} ({search.judged_on})"
+        loss = f"loss {search.predicted_loss:.2g} nats a sample, int8 {search.int8_loss:.2g}{drop}"
+        rows = [
+            ("bits", f"{bits} (by {search.strategy})"),
+            ("predicted", f"{latency}, {share:.1%} of uniform int8 ({search.latency_source}); {loss}"),
+        ]
+    return rows + [("budget", _describe_constraint(constraint)) for constraint in manifest.constraints]
+
+
+def _describe_constraint(constraint: "Constraint") -> str:
+    found, limit = (_amount(value, constraint.unit) for value in (constraint.found, constraint.limit))
+    verdict = "met" if constraint.is_met else "MISSED"
+    return (
+        f"{constraint.name} {constraint.requested}: {found} of at most {limit} ({constraint.kind}): {verdict}"
+    )
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "s":
+        return _seconds(value)
+    return f"{value:.2%}" if unit in {"of accuracy", "of uniform int8"} else f"{value:,.0f} {unit}"
+
+
 def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
     """What `compile` and `inspect` say about an artefact."""
     manifest, sizes = artifact.manifest, artifact.manifest.sizes
@@ -201,6 +234,7 @@ def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
             f"{size}of it {sizes.packed_weight_bytes:,} of packed weights; {sizes.workspace_bytes:,} of workspace",
         ),
         ("exact", "all integer: bit for bit on every machine" if manifest.is_exact else "has float islands"),
+        *search_rows(manifest),
         *baseline_rows(manifest.baseline),
         *difference_rows(manifest.layers),
     ]
@@ -222,6 +256,8 @@ def summary_document(artifact: "Artifact") -> dict[str, Any]:
         "baseline": _baseline_document(manifest.baseline),
         "differences": {row.name: list(row.differences) for row in manifest.layers if row.differences},
         "formats": list(manifest.formats),
+        "search": asdict(manifest.search) if manifest.search else None,
+        "constraints": [asdict(constraint) for constraint in manifest.constraints],
     }
 
 

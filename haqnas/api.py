@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 from haqnas.artifact import Artifact, check_files, load
 from haqnas.baseline import build_to_ship
+from haqnas.bit_stage import choose_bits, given_policy
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
-from haqnas.graph.layers import list_layers
 from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
@@ -27,6 +27,7 @@ from haqnas.profiler import Profiled, profile
 from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, stage_folder, taught_os_errors
+from haqnas.search_data import Given
 from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
@@ -36,7 +37,7 @@ from haqnas.versions import read_versions
 
 __all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
 
-STAGES = ("trace", "quantize", "score", "build", "compare", "link", "check", "save")
+STAGES = ("trace", "bits", "quantize", "score", "build", "compare", "link", "check", "save")
 
 
 def compile(
@@ -68,19 +69,25 @@ def compile(
     with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
         report("trace", "")
         canonical = normalise(trace(model, example_inputs))
-        checked.policy.check_layers([layer.name for layer in list_layers(canonical)])
+        policy = given_policy(checked, canonical)
         judges = Judges(val_data, evaluate, settings.val_samples)
         given = {"calibration_data": calibration_data, "train_data": train_data}
         samples = calibration_samples(model, example_inputs, given, settings.seed)
         versions = read_versions()
-        request = _hash(checked, canonical, samples, judges, example_inputs, versions)
+        request = _hash(checked, policy, canonical, samples, judges, example_inputs, versions)
         finished = None if settings.fresh else _find_finished(directory, request)
         if finished is None:
             if checked.device is not None and settings.device is not None:
                 checked.device.fingerprint()  # a board that cannot be reached is told before the work
             work = stage_folder(state, request, settings.fresh)
-            timings = _timings(checked, versions, settings.cache_folder or default_cache_folder())
+            cache_folder = settings.cache_folder or default_cache_folder()
+            report("bits", "to be searched" if policy is None else str(policy.default))
             batches = samples.read()
+            data = Given(model, canonical, example_inputs, batches, samples.source, train_data, evaluate)
+            chosen = choose_bits(
+                checked, policy, data, work, cache_folder, versions, lambda note: report("bits", note)
+            )
+            timings = _timings(checked, versions, cache_folder)
 
             def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
                 return run_stages(
@@ -88,12 +95,12 @@ def compile(
                     *(folder, tell, timings, float_score),
                 )
 
-            is_chosen = settings.bits == "auto"
             compiled, work, baseline = build_to_ship(
-                checked, checked.policy, canonical, make, work, report, is_chosen
+                *(checked, chosen.policy, canonical, make, work, report),
+                is_chosen=chosen.is_for_speed(checked.budgets.size),
             )
             finished = link_and_save(
-                checked, compiled, canonical, work, directory, versions, request, report, baseline
+                checked, chosen, compiled, canonical, work, directory, versions, request, report, baseline
             )
         shutil.rmtree(state)
     report.done(f"{directory}")
@@ -169,6 +176,7 @@ def _timings(options: Options, versions: dict[str, str], folder: Path) -> Kernel
 
 def _hash(
     options: Options,
+    policy: Policy | None,
     canonical: GraphModule,
     samples: Samples,
     judges: Judges,
@@ -179,7 +187,7 @@ def _hash(
     settings = {
         **hashed_settings(options.settings),
         "profile": asdict(options.profile),
-        "policy": options.policy.to_json(),
+        "policy": "searched" if policy is None else policy.to_json(),
         "name": options.name,
         "formats": options.formats,
         "device": options.device.uri if options.device else None,

@@ -39,6 +39,7 @@ GRAPH = Path("reference/graph.json")
 CONSTANTS = Path("reference/constants.npz")
 KERNEL_CHOICE = Path("reference/kernel_choice.json")
 POLICY = Path("policy.json")
+SENSITIVITY = Path("reference/sensitivity.json")  # where the bits were chosen by a search
 
 
 @dataclass(frozen=True, slots=True)

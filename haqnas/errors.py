@@ -18,6 +18,12 @@ class ConfigurationError(HaqnasError):
     code = "CONFIGURATION"
 
 
+class InfeasibleBudgetError(ConfigurationError):
+    """No choice of bits meets a budget; the message says what can be reached."""
+
+    code = "INFEASIBLE_BUDGET"
+
+
 class DeviceError(HaqnasError):
     """The toolchain, the emulator or the device failed; the model may be fine."""
 

@@ -132,8 +132,8 @@ def score_accuracy(
     available = dataset_length(judges.val_data, "val_data")
     if judges.evaluate is not None:
         if float_score is None:
-            float_score = _checked(judges.evaluate(float_model, judges.val_data))
-        simulated = _checked(judges.evaluate(integer_graph, judges.val_data))
+            float_score = checked_score(judges.evaluate(float_model, judges.val_data))
+        simulated = checked_score(judges.evaluate(integer_graph, judges.val_data))
         return Accuracy("evaluate", float_score, simulated, available, available, "val_data")
     wanted = available if judges.num_samples is None else min(judges.num_samples, available)
     chosen = Subset(judges.val_data, [index * available // wanted for index in range(wanted)])
@@ -143,7 +143,8 @@ def score_accuracy(
     return Accuracy("top-1", float_score, simulated, wanted, available, "val_data")
 
 
-def _checked(score: Any) -> float:
+def checked_score(score: Any) -> float:
+    """What the user's `evaluate` gave; raises ConfigurationError where it is no number."""
     try:
         return float(score)
     except (TypeError, ValueError):

@@ -180,9 +180,8 @@ def predict(table: LatencyTable, program: Program) -> Prediction | None:
         return None
     cost, estimated = Cost(), 0.0
     for kernel in kernels_of(program):
-        known = table.kernels.get(kernel)
-        amount = known.amount if known else _estimate(table, kernel)
-        estimated += 0.0 if known else amount
+        amount = amount_of(table, kernel)
+        estimated += 0.0 if kernel in table.kernels else amount
         cost += Cost(amount, 1)
     return Prediction(table.model.total(cost), estimated / cost.amount if cost.amount else 0.0)
 
@@ -216,6 +215,12 @@ def predicted_latency(table: LatencyTable, program: Program) -> Latency | None:
     time_s, count = (found.amount, None) if made_of.unit == "ns" else (None, round(found.amount))
     source = f"table of {made_of.date}, {made_of.kind} on {made_of.device}"
     return Latency("predicted", source, 0, median_s=time_s, instructions=count, warnings=warnings)
+
+
+def amount_of(table: LatencyTable, kernel: Kernel) -> float:
+    """What a kernel takes by a table that is not empty, which need not know it."""
+    known = table.kernels.get(kernel)
+    return known.amount if known else _estimate(table, kernel)
 
 
 def _estimate(table: LatencyTable, kernel: Kernel) -> float:

@@ -19,6 +19,7 @@ from haqnas.devices.latency import Latency
 from haqnas.errors import VerificationError
 from haqnas.evaluate import Accuracy
 from haqnas.hardware import HardwareProfile
+from haqnas.space.outcome import Constraint, SearchRecord
 
 SCHEMA = 3
 FILE_NAME = "manifest.json"
@@ -70,7 +71,9 @@ class Baseline:
     comparison: Comparison | None  # requested / uniform; None: no device and no table to tell
     requested: Build
     uniform: Build
-    is_chosen: bool  # the bits were chosen by haqnas, not given by the user
+    is_chosen: (
+        bool  # the bits were chosen by haqnas for their speed, not given by the user or needed for a size
+    )
     shipped: Literal["requested", "uniform"]
 
 
@@ -97,6 +100,13 @@ class Manifest:
     files: Mapping[str, str]  # path inside the artefact to sha256
     threads: int = 1  # that the binary may run on
     baseline: Baseline | None = None  # None: uniform int8 was requested, or no comparison wanted
+    search: SearchRecord | None = None  # where the bits were chosen by one
+    constraints: tuple[Constraint, ...] = ()  # that the user set
+
+    @property
+    def missed(self) -> tuple[Constraint, ...]:
+        """The constraints that the binary does not meet."""
+        return tuple(constraint for constraint in self.constraints if not constraint.is_met)
 
 
 _ADAPTER = TypeAdapter(Manifest)

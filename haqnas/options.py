@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from haqnas.bit_search import SENSITIVITIES, STRATEGIES
+from haqnas.budgets import Budgets, read_budgets
 from haqnas.codegen.link import Linker, choose_linker
 from haqnas.devices.choose import device_for
 from haqnas.devices.device import Device
@@ -15,6 +17,7 @@ from haqnas.hardware import HardwareProfile, find_profile, profile_path
 from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.settings import Settings
+from haqnas.space.knobs import Pin, Rules
 from haqnas.space.policy import Policy
 from haqnas.tune import require_clock
 
@@ -33,23 +36,61 @@ class Options:
     profile: HardwareProfile
     table: LatencyTable | None  # of the profile
     device: Device | None
-    policy: Policy
+    policy: Policy | None  # None: to be chosen by a search
+    rules: Rules  # of the user, for single layers
+    budgets: Budgets
     linker: Linker
     formats: tuple[str, ...]
 
 
-def read_policy(bits: str | Policy) -> Policy:
-    """`8`, `w4a8`, `auto`, or the path of a policy.json; raises ConfigurationError."""
+def read_policy(settings: Settings) -> Policy | None:
+    """`8`, `w4a8`, the path of a policy.json; None: chosen by a search. Raises ConfigurationError."""
+    bits = settings.bits
     if isinstance(bits, Policy):
         return bits
+    if bits is None:
+        limits = (settings.strategy, settings.latency_budget, settings.size_budget, settings.max_drop)
+        bits = "8" if limits == (None,) * len(limits) else "auto"
+    if bits == "auto":
+        return None
     path = Path(bits)
-    if path.suffix == ".json" or "/" in bits:
+    if _is_file(bits):
         try:
             return Policy.from_json(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigurationError(f"the policy {path} cannot be read: {reason}") from None
-    return Policy(QuantSpec.parse("8" if bits == "auto" else bits))
+    return Policy(QuantSpec.parse(bits))
+
+
+def _is_file(bits: str) -> bool:
+    return Path(bits).suffix == ".json" or "/" in bits
+
+
+def _read_rules(settings: Settings) -> Rules:
+    """Raises ConfigurationError for rules beside a policy that says everything itself."""
+    rules = Rules(tuple(map(Pin.parse, settings.pin)), tuple(settings.include), tuple(settings.exclude))
+    bits = settings.bits
+    if rules != Rules() and (isinstance(bits, Policy) or (bits is not None and _is_file(bits))):
+        raise ConfigurationError(
+            "--pin, --include and --exclude do not go with a policy, which names all bits; change it there"
+        )
+    return rules
+
+
+def _check_search(settings: Settings, policy: Policy | None) -> None:
+    if settings.sensitivity not in SENSITIVITIES:
+        raise ConfigurationError(
+            f"--sensitivity is one of {', '.join(SENSITIVITIES)}, but got {settings.sensitivity!r}"
+        )
+    if settings.strategy is not None and settings.strategy not in STRATEGIES:
+        raise ConfigurationError(
+            f"--strategy is one of {', '.join(STRATEGIES)}, but got {settings.strategy!r}"
+        )
+    if settings.strategy is not None and policy is not None:
+        raise ConfigurationError(
+            "--strategy chooses the bits, so it goes with --bits auto only; leave one of them out"
+        )
 
 
 def check_options(name: str, settings: Settings) -> Options:
@@ -75,13 +116,17 @@ def check_options(name: str, settings: Settings) -> Options:
         )
     device = None if is_predicted else device_for(profile, settings.device, host, threads)
     _check_tuning(settings.tune_time_s, device, profile)
+    policy = read_policy(settings)
+    _check_search(settings, policy)
     return Options(
         settings=settings,
         name=name,
         profile=profile,
         table=table,
         device=device,
-        policy=read_policy(settings.bits),
+        policy=policy,
+        rules=_read_rules(settings),
+        budgets=read_budgets(settings.latency_budget, settings.size_budget, settings.max_drop),
         linker=choose_linker(profile.triple, settings.cc),
         formats=formats,
     )

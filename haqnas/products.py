@@ -8,11 +8,13 @@ from torch.fx import GraphModule
 
 from haqnas import artifact as artefacts
 from haqnas.artifact import Artifact
+from haqnas.bit_stage import Chosen
 from haqnas.codegen.budget import CHOICE
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.layer_table import find_table
 from haqnas.codegen.link import is_first_use, link_archive, link_executable, link_tvm_library
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
+from haqnas.constraints import check_constraints
 from haqnas.devices.latency import TimingPlan, measure_latency
 from haqnas.devices.records import run_records
 from haqnas.errors import VerificationError
@@ -22,6 +24,7 @@ from haqnas.manifest import Baseline, Manifest, Sizes
 from haqnas.options import Options
 from haqnas.readback import read_layers
 from haqnas.stages import Compiled, Report
+from haqnas.train.sensitivity_file import encode_sensitivity
 
 BENCH_RUNS = 30  # in passing: `haqnas bench` measures until it is sure
 RUN_TIMEOUT_S = 1800.0  # of the golden inputs: a large network under an emulator
@@ -29,6 +32,7 @@ RUN_TIMEOUT_S = 1800.0  # of the golden inputs: a large network under an emulato
 
 def link_and_save(
     options: Options,
+    chosen: Chosen,
     compiled: Compiled,
     canonical: GraphModule,
     work: Path,
@@ -68,9 +72,11 @@ def link_and_save(
             manifest = replace(manifest, latency=latency)
     if manifest.latency is None and options.table is not None:
         manifest = replace(manifest, latency=predicted_latency(options.table, compiled.program))
+    manifest = replace(manifest, baseline=baseline, search=chosen.search)
+    constraints = check_constraints(options.budgets, chosen, manifest, compiled.policy, compiled.program)
     report("save", str(directory))
-    _stage_data(compiled, work, staged)
-    return artefacts.save(staged, directory, replace(manifest, baseline=baseline))
+    _stage_data(chosen, compiled, work, staged)
+    return artefacts.save(staged, directory, replace(manifest, constraints=constraints))
 
 
 def _require_bits(options: Options, manifest: Manifest) -> None:
@@ -119,7 +125,7 @@ def _steps(graph: GraphModule) -> tuple[float, ...]:
     return tuple(float(step) for step in graph.meta["output_steps"])
 
 
-def _stage_data(compiled: Compiled, work: Path, staged: Path) -> None:
+def _stage_data(chosen: Chosen, compiled: Compiled, work: Path, staged: Path) -> None:
     """What is no binary: golden data, the reference, the policy."""
     for path, arrays in (
         (artefacts.GOLDEN_INPUTS, compiled.golden_inputs),
@@ -131,6 +137,8 @@ def _stage_data(compiled: Compiled, work: Path, staged: Path) -> None:
         (staged / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(work / path, staged / path)
     shutil.copy(work / CHOICE, staged / artefacts.KERNEL_CHOICE)
+    if chosen.sensitivity is not None:
+        artefacts.write_atomically(staged / artefacts.SENSITIVITY, encode_sensitivity(chosen.sensitivity))
     artefacts.write_atomically(staged / artefacts.POLICY, compiled.policy.to_json().encode())
 
 

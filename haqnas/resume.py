@@ -82,7 +82,7 @@ def _tidy(directory: Path, state: Path, was_there: bool) -> None:
     """Leave no empty state, and no empty directory of our making, behind a run that came to nothing."""
     if not state.exists():
         return
-    if all(path.name == "lock" for path in state.iterdir()):
+    if not any(path.is_file() and path.name != "lock" for path in state.rglob("*")):
         shutil.rmtree(state)
     if not was_there and not any(directory.iterdir()):
         directory.rmdir()

@@ -22,8 +22,17 @@ class Settings:
     """Options of a compilation, as the user wrote them."""
 
     target: str | HardwareProfile = "host"
-    # "8", "w4a8", "auto" (8 for now), the path of a policy.json, or a Policy
-    bits: str | Policy = "8"
+    # "8", "w4a8", the path of a policy.json, a Policy, or "auto": chosen by a search. None: "auto" where a budget or a
+    # strategy is given, else "8"
+    bits: str | Policy | None = None
+    strategy: str | None = None  # of the search; "ilp" if left out
+    sensitivity: str = "gradient"  # how the search predicts losses; also "pairwise", "kl"
+    latency_budget: str | None = None  # "5ms", or "60%" of the uniform int8 build
+    size_budget: str | None = None  # of the packed weights: "300KiB", or "50%" of uniform int8
+    max_drop: float | None = None  # of accuracy against the float model, 0.01 for one point
+    pin: Sequence[str] = ()  # "GLOB=w8a8": these layers get exactly these bits
+    include: Sequence[str] = ()  # globs: only these layers get other bits than 8
+    exclude: Sequence[str] = ()  # globs: these layers stay at 8 bits
     val_samples: int | None = VAL_SAMPLES  # of val_data, evenly spaced, for top-1; None: all
     seed: int = 0
     threads: int = 1  # that the program may run on
@@ -42,7 +51,15 @@ class CompileOptions(TypedDict, total=False):
     """The keywords of `compile` and `compile_file`: the fields of `Settings`."""
 
     target: str | HardwareProfile
-    bits: str | Policy
+    bits: str | Policy | None
+    strategy: str | None
+    sensitivity: str
+    latency_budget: str | None
+    size_budget: str | None
+    max_drop: float | None
+    pin: Sequence[str]
+    include: Sequence[str]
+    exclude: Sequence[str]
     val_samples: int | None
     seed: int
     threads: int

@@ -88,7 +88,7 @@ def run_stages(
     timings: KernelCache | None,
     float_score: float | None = None,
 ) -> Compiled:
-    """All stages up to the kernels' object file; finished ones are read from `work`.
+    """All stages from quantization to the kernels' object file; finished ones are read from `work`.
 
     `batches` of `source` are what is calibrated on; `float_score` is that of the float model where it is known.
     Kernels are chosen by measurement where `timings` is given, which keeps what they take. Raises

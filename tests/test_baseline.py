@@ -15,6 +15,7 @@ import haqnas
 from haqnas import baseline as baselines
 from haqnas import products
 from haqnas.baseline import UNIFORM, build_to_ship, is_uniform
+from haqnas.bit_stage import Chosen
 from haqnas.cli.render import baseline_rows
 from haqnas.devices.comparison import Comparison, compare_predictions
 from haqnas.devices.latency import Latency
@@ -25,6 +26,7 @@ from haqnas.manifest import Baseline
 from haqnas.options import Options, check_options
 from haqnas.quantspec import QuantSpec
 from haqnas.settings import Settings
+from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, run_stages
 
@@ -138,7 +140,7 @@ def test_nothing_is_compared_that_was_not_asked_for(builds: Builds, tmp_path: Pa
     [
         (("requested", True, FASTER), None),
         (("requested", False, UNSURE), None),
-        (("requested", False, SLOWER), "1.20 times its time); they ship because you gave them"),
+        (("requested", False, SLOWER), "1.20 times its time); they ship because you asked for them"),
         (("uniform", True, SLOWER), "uniform int8, which ships in their place"),
         (("uniform", True, None), "uniform int8, which ships in their place"),
     ],
@@ -231,7 +233,8 @@ def test_uniform_build_that_ships_is_a_whole_artefact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What haqnas chose loses: policy, binary and manifest are those of 8 bits."""
-    monkeypatch.setattr("haqnas.options.read_policy", lambda *_: FOUR)
+    record = SearchRecord("ilp", "gradient", 1.0, 0.5, 1e-6, 2e-6, "s", "made up", 1000, 2000, None, None, 0)
+    monkeypatch.setattr("haqnas.api.choose_bits", lambda *_: Chosen(FOUR, record))
     monkeypatch.setattr(baselines, "_compare", lambda *_: SLOWER)
     artifact = haqnas.compile(
         net(), INPUTS, output=tmp_path / "out", name="net", bits="auto", formats=("exe",)

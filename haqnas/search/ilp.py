@@ -103,7 +103,11 @@ def _solve(problem: Problem, budget: Budget, objective: Objective, sign: float) 
     columns = _Columns.of(problem)
     latency, latency_rest = columns.latency(problem)
     size, size_rest = columns.sum_of(problem.sizes), float(problem.fixed_bytes)
-    costs = {"loss": columns.sum_of(problem.losses), "latency": latency, "size": size}[objective]
+    costs = (
+        columns.sum_of(problem.losses)
+        if objective == "loss"
+        else {"latency": latency, "size": size}[objective]
+    )
     constraints = [columns.one_choice_each(), *columns.conversions_where_read(problem)]
     if budget.latency is not None:
         constraints.append(_at_most(latency, budget.latency * (1 + TOLERANCE) - latency_rest))

@@ -10,7 +10,7 @@ network finds them: labels of the data would say nothing where a trained network
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,14 @@ Note = Callable[[str], None]
 class Sensitivity:
     """Predicted loss in nats a sample, by layer and bits; `projected` as `estimate_loss` says, else empty."""
 
+    method: str  # "gradient", "pairwise" (the same with projections) or "kl"
+    num_samples: int
     losses: Mapping[str, Mapping[QuantSpec, float]]
     projected: Mapping[str, Mapping[QuantSpec, NDArray[np.float32]]]
+
+    def without_projections(self) -> "Sensitivity":
+        """The losses alone, which take a thousandth of the space."""
+        return replace(self, method="gradient", projected={})
 
     def of(self, layer: str, spec: QuantSpec) -> float:
         return self.losses[layer][spec]
@@ -72,7 +78,7 @@ def estimate_loss(
         name: {spec: _half_mean_square(values) for spec, values in by_spec.items()}
         for name, by_spec in projected.items()
     }
-    return Sensitivity(losses, projected)
+    return Sensitivity("pairwise", _count(batches), losses, projected)
 
 
 def measure_divergence(graph: GraphModule, batches: Batches, choices: Choices, note: Note) -> Sensitivity:
@@ -89,7 +95,11 @@ def measure_divergence(graph: GraphModule, batches: Batches, choices: Choices, n
                     _outputs(_OneQuantized(graph, quantizers, name, spec).run(*batch)) for batch in batches
                 ]
                 losses[name][spec] = _mean_divergence(references, runs)
-    return Sensitivity(losses, {})
+    return Sensitivity("kl", _count(batches), losses, {})
+
+
+def _count(batches: Batches) -> int:
+    return sum(int(batch[0].shape[0]) for batch in batches)
 
 
 def _sum_by_sample(values: Tensor, batch: tuple[Tensor, ...]) -> Tensor:

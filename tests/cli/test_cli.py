@@ -28,7 +28,7 @@ def test_compile_prints_one_object_and_progress_on_stderr(
     assert document["artifact"] == str(directory)
     assert document["accuracy"]["metric"] == "top-1"
     assert document["latency"]["kind"] == "measured"
-    assert re.search(r"haqnas: \[1/7\] [\d.]+ s: trace", result.stderr)
+    assert re.search(r"haqnas: \[1/9\] [\d.]+ s: trace", result.stderr)
     assert sorted(path.name for path in directory.iterdir()) == [
         "bin",
         "golden",

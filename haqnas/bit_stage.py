@@ -1,0 +1,193 @@
+"""The stage that settles the bits of every layer: as the user gave them, or by a search."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch import Tensor
+from torch.fx import GraphModule
+
+from haqnas.artifact import write_atomically
+from haqnas.bit_prices import BitPrices, TimeSource, find_prices, kept_prices, time_source
+from haqnas.bit_search import (
+    Search,
+    check_budgets,
+    restricted,
+    search_bits,
+)
+from haqnas.budgets import Limit
+from haqnas.graph.layers import list_layers
+from haqnas.hardware import HardwareProfile
+from haqnas.options import Options
+from haqnas.quantspec import QuantSpec
+from haqnas.resume import hash_request
+from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.integerize import integerize
+from haqnas.rewrite.quantize import quantize
+from haqnas.search_data import Given, find_sensitivity, make_judge
+from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
+from haqnas.space.outcome import SearchRecord
+from haqnas.space.policy import Policy
+from haqnas.train.sensitivity import Sensitivity
+from haqnas.train.sensitivity_file import decode_sensitivity, encode_sensitivity
+
+PRICE_SAMPLES = 4  # what activations look like does not matter to prices; fewer than bias correction wants
+# Where the profile lists no bits: those of the kernels that pay most often.
+UNPROFILED_BITS = ("w8a8", "w4a8", "w2a8", "w8a4", "w4a4", "w2a4")
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Prices of a network, where their times come from, and what uniform int8 takes by them."""
+
+    found: BitPrices
+    source: TimeSource
+
+    @property
+    def int8_latency(self) -> float:
+        return self.found.prices.price(Policy(WIDEST), self.found.model)
+
+    @property
+    def int8_bytes(self) -> int:
+        return self.found.fixed_bytes + sum(row[WIDEST] for row in self.found.sizes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The bits of every layer; `search`, `sensitivity` where a search chose them, `prices` where budgets need them."""
+
+    policy: Policy
+    search: SearchRecord | None = None
+    sensitivity: Sensitivity | None = None
+    prices: Priced | None = None
+
+    def is_for_speed(self, size: Limit | None) -> bool:
+        """Whether haqnas chose the bits, and uniform int8, small enough too, may ship in their place."""
+        if self.search is None or size is None:
+            return self.search is not None
+        return self.search.int8_weight_bytes <= size.of(self.search.int8_weight_bytes)
+
+
+def given_policy(options: Options, canonical: GraphModule) -> Policy | None:
+    """The policy that the user gave, with the rules for single layers; None where it is to be searched.
+
+    Raises ConfigurationError for names and globs that fit no layer.
+    """
+    names = [layer.name for layer in list_layers(canonical)]
+    fixed = options.rules.fixed(names)
+    if options.policy is None:
+        derive_space(canonical, legal_bits(options.profile), options.rules)
+        return None
+    options.policy.check_layers(names)
+    return Policy(options.policy.default, {**options.policy.layers, **fixed})
+
+
+def legal_bits(profile: HardwareProfile) -> tuple[QuantSpec, ...]:
+    """What a search may choose: the bits that the profile lists as paying."""
+    return tuple(map(QuantSpec.parse, profile.bits or UNPROFILED_BITS))
+
+
+def choose_bits(
+    options: Options,
+    policy: Policy | None,
+    given: Given,
+    work: Path,
+    cache_folder: Path,
+    versions: Mapping[str, str],
+    note: Note,
+) -> Chosen:
+    """The bits of every layer; `policy` is what the user gave. What a search found is kept in `work`.
+
+    Raises InfeasibleBudgetError before any work on accuracy, ConfigurationError, DeviceError.
+    """
+    if policy is not None and options.budgets.latency is None and options.budgets.size is None:
+        return Chosen(policy)
+    source = time_source(
+        options.profile, options.table, options.device, options.linker, cache_folder, versions
+    )
+    space = derive_space(given.canonical, () if policy else legal_bits(options.profile), options.rules)
+    batch = _price_batch(given)
+    key = hash_request(
+        given.canonical, batch, {"times": source.key, "specs": list(map(str, space.specs)), **versions}
+    )
+
+    def make() -> BitPrices:
+        with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
+            return find_prices(given.canonical, batch, space.specs, source, options.name, Path(folder), note)
+
+    priced = Priced(kept_prices(cache_folder / "prices" / f"{key[:32]}.json", source, make), source)
+    if policy is not None:
+        return Chosen(policy, prices=priced)
+    return _searched(
+        options, given, restricted(space, priced.found.refused), priced, work, cache_folder, versions, note
+    )
+
+
+def _price_batch(given: Given) -> tuple[Tensor, ...]:
+    if given.source == "synthetic":
+        return given.example_inputs
+    return tuple(part[:PRICE_SAMPLES] for part in given.batches[0])
+
+
+def _searched(
+    options: Options,
+    given: Given,
+    space: SearchSpace,
+    priced: Priced,
+    work: Path,
+    cache_folder: Path,
+    versions: Mapping[str, str],
+    note: Note,
+) -> Chosen:
+    def simulate(policy: Policy) -> GraphModule:
+        return integerize(calibrate(quantize(given.canonical, policy), [_price_batch(given)]))
+
+    search = Search(space, priced.found, options.budgets, simulate, priced.source)
+    budget = check_budgets(search)
+    path = work / "search.json"
+    if path.exists():
+        return _decode(json.loads(path.read_bytes()), priced)
+    sensitivity = find_sensitivity(
+        given,
+        _choices(space),
+        options.settings.sensitivity,
+        options.settings.seed,
+        cache_folder,
+        versions,
+        note,
+    )
+    found = search_bits(search, budget, sensitivity, make_judge(given, options.settings.seed), note)
+    chosen = Chosen(found.policy, found.record, sensitivity, priced)
+    write_atomically(path, json.dumps(_encode(chosen)).encode())
+    return chosen
+
+
+def _choices(space: SearchSpace) -> dict[str, tuple[QuantSpec, ...]]:
+    return {
+        layer: tuple(dict.fromkeys((WIDEST, *knob.choices))) for knob in space.knobs for layer in knob.layers
+    }
+
+
+def _encode(chosen: Chosen) -> dict[str, Any]:
+    assert chosen.search is not None
+    assert chosen.sensitivity is not None
+    return {
+        "policy": chosen.policy.to_json(),
+        "record": asdict(chosen.search),
+        "sensitivity": encode_sensitivity(chosen.sensitivity).decode(),
+    }
+
+
+def _decode(document: Any, priced: Priced) -> Chosen:
+    return Chosen(
+        Policy.from_json(document["policy"]),
+        TypeAdapter(SearchRecord).validate_python(document["record"]),
+        decode_sensitivity(document["sensitivity"].encode(), "the kept search"),
+        priced,
+    )

@@ -1,0 +1,38 @@
+"""What a search for bits found, and how the binary stands to what was asked for: parts of the manifest."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["s", "instructions"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRecord:
+    """How the bits were chosen. `drop` is that of accuracy on the search split, None where it was not looked at."""
+
+    strategy: str
+    sensitivity: str  # "gradient", "kl" or "pairwise"
+    predicted_loss: float  # nats a sample, against the float network
+    int8_loss: float  # the same of uniform int8
+    predicted_latency: float  # of one thread
+    int8_latency: float  # the same of uniform int8
+    unit: Unit
+    latency_source: str  # where the times of kernels come from
+    packed_weight_bytes: int
+    int8_weight_bytes: int
+    drop: float | None
+    judged_on: str | None  # what `drop` was read on
+    num_policies: int  # whose accuracy was read
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A limit that the user set, and what the binary has."""
+
+    name: Literal["latency", "size", "max_drop"]
+    requested: str  # as the user wrote it
+    limit: float
+    found: float
+    unit: Literal["s", "instructions", "bytes", "of uniform int8", "of accuracy"]
+    kind: str  # of `found`: "measured", "emulated", "predicted", "exact", or what accuracy was read on
+    is_met: bool
