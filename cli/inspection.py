@@ -40,7 +40,7 @@ def print_inspection(inspection: "Inspection") -> None:
             "bits/weight",
             "offset",
         ),
-        *("macs", "time", "kernel", "reads weights"),
+        *("macs", "time", "kernel"),
     )
     times = inspection.times
     amounts = times.amounts if times else (None,) * len(inspection.rows)
@@ -66,7 +66,6 @@ def _cells(row: "LayerRow", found: "FoundLayer | None", amount: str) -> tuple[st
         f"{row.macs:,}" if row.macs else "-",
         amount,
         found.kernel if found else row.kernel,
-        found.reader if found else "-",
     )
 
 
@@ -86,6 +85,9 @@ def _remarks(inspection: "Inspection") -> Iterator[tuple[str, str]]:
         yield "emitted", "read back: the weights in every binary, unpacked, are those of the integer graph"
     else:
         yield "emitted", "not read back: another haqnas made this artefact"
+    layers: dict[str, list[str]] = {}
     for row in inspection.rows:
         for text in row.differences:
-            yield "difference", f"{row.name}: {text}"
+            layers.setdefault(text, []).append(row.name)
+    for text, names in layers.items():
+        yield "difference", f"{', '.join(names)}: {text}"

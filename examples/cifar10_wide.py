@@ -165,6 +165,10 @@ def train(path: Path, epochs: int) -> None:
     if path.is_file():
         state = torch.load(path, weights_only=True)
         done = state["epochs"]
+        if state["planned"] != epochs:
+            raise SystemExit(
+                f"{path} was begun with --epochs {state['planned']}; give that, or take the file away"
+            )
         torch.set_rng_state(state["rng"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -174,7 +178,7 @@ def train(path: Path, epochs: int) -> None:
         loss = _train_epoch(model, optimizer, schedule, data)
         states = {name: part.state_dict() for name, part in parts.items()}
         partial = path.with_suffix(".partial")
-        torch.save({**states, "epochs": epoch + 1, "rng": torch.get_rng_state()}, partial)
+        torch.save({**states, "epochs": epoch + 1, "planned": epochs, "rng": torch.get_rng_state()}, partial)
         partial.replace(path)
         spent, cpu = time.monotonic() - start, time.process_time() - start_cpu
         print(

@@ -1,9 +1,11 @@
 """The example model files keep the contract of a model file and their stated accuracy."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +70,55 @@ def test_cifar10_says_what_it_needs_without_data(hidden, monkeypatch, tmp_path):
         monkeypatch.setenv("HAQNAS_DATA", str(tmp_path / hidden))
     with pytest.raises(RuntimeError, match=r"HAQNAS_DATA.*examples/README\.md"):
         load("cifar10_resnet").build_model()
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # it takes the data from its neighbour
+    monkeypatch.setenv("HAQNAS_WIDE", str(tmp_path / "wide.pt"))
+    return load("cifar10_wide")
+
+
+def test_wide_says_how_to_train_it(wide):
+    with pytest.raises(RuntimeError, match=r"wide\.pt is not there: train it with `python cifar10_wide\.py`"):
+        wide.build_model()
+
+
+def test_wide_crops_and_mirrors_keep_images_whole(wide):
+    """A ramp from left to right rises or falls by one a pixel, but for the mirrored border."""
+    ramp = torch.arange(32, dtype=torch.uint8).expand(64, 3, 32, 32)
+    steps = wide._augment(ramp)[:, :, :, 8:24].short().diff(dim=3).flatten(1)
+    assert bool((steps == steps[:, :1]).all())
+    assert set(steps[:, 0].tolist()) == {1, -1}
+
+
+def test_wide_training_goes_on_where_it_was_stopped(wide, monkeypatch, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    count, path = wide.BATCH_SIZE, tmp_path / "wide.pt"
+    pixels = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    images = wide.CifarImages(pixels, generator.integers(0, 10, count, np.uint8))
+    for name in ("train_data", "val_data"):
+        monkeypatch.setattr(wide, name, lambda: images)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wide, "_train_epoch", functools.partial(_once, wide._train_epoch, stop, []))
+        with pytest.raises(KeyboardInterrupt):
+            wide.train(path, 2)
+    wide.train(path, 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2", str(path)]
+    assert top1(wide.build_model(), images, 8) >= 0
+    with pytest.raises(SystemExit, match="begun with --epochs 2"):
+        wide.train(path, 3)
+
+
+def _once(first, then, calls, *arguments):
+    """`first` at the first call, `then` at the second."""
+    calls.append(arguments)
+    return (first if len(calls) == 1 else then)(*arguments)
 
 
 @pytest.mark.data
