@@ -63,9 +63,16 @@ class Comparison:
         better, worse = ("faster", "slower") if self.figure.endswith("time") else ("fewer", "more")
         change = f"{better if self.ratio < 1 else worse} by {abs(1 - self.ratio):.1%}"
         if self.figure != "time":
-            return f"{self.figure}: {change}"
+            return f"{self.figure}: {change}{self._instructions()}"
         ends = sorted(abs(1 - end) * 100 for end in (self.low, self.high))
         return f"{change} ({ends[0]:.1f} to {ends[1]:.1f})"
+
+    def _instructions(self) -> str:
+        """Beside cycles: the two often disagree, as instructions of one kind wait for one pipe of the core."""
+        one, other = self.first.instructions, self.second.instructions
+        if self.figure != "modelled cycles" or not one or not other or one == other:
+            return ""
+        return f"; instructions: {'fewer' if one < other else 'more'} by {abs(1 - one / other):.1%}"
 
 
 def compare_latency(

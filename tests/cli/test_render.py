@@ -1,6 +1,7 @@
 """What people read of a measurement."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -62,5 +63,8 @@ def test_verdicts(ratio: tuple[float, float, float], verdict: str) -> None:
 def test_counts_are_compared_without_noise() -> None:
     fewer = Comparison(COUNTED, COUNTED, "modelled cycles", 0.75, 0.75, 0.75, rounds=1)
     assert fewer.verdict == "modelled cycles: fewer by 25.0%"
+    half = replace(COUNTED, instructions=(COUNTED.instructions or 0) // 2)
+    more = Comparison(half, COUNTED, "modelled cycles", 1.25, 1.25, 1.25, rounds=1)
+    assert more.verdict == "modelled cycles: more by 25.0%; instructions: fewer by 50.0%"
     equal = Comparison(COUNTED, COUNTED, "instructions", 1.0, 1.0, 1.0, rounds=1)
     assert equal.verdict == "equal instructions"
