@@ -156,14 +156,14 @@ def baseline_rows(baseline: "Baseline | None") -> list[tuple[str, str]]:
     """How the requested bits stand against uniform int8, and what follows from it."""
     if baseline is None:
         return []
-    comparison, asked, uniform = baseline.comparison, baseline.requested, baseline.uniform
+    comparison, uniform = baseline.comparison, baseline.uniform
     verdict = comparison.verdict if comparison else "not compared: no device here and no table of the profile"
-    rows = [
-        ("against int8", verdict),
-        ("int8", f"{describe_latency(comparison.second)}; " if comparison else ""),
-    ]
-    share = f"{asked.packed_weight_bytes / uniform.packed_weight_bytes:.0%} of its packed weights"
-    rows[1] = ("int8", f"{rows[1][1]}{describe_accuracy(uniform.accuracy)}; {share}")
+    facts = (
+        *([describe_latency(comparison.second)] if comparison else []),
+        describe_accuracy(uniform.accuracy),
+        f"{uniform.packed_weight_bytes:,} of packed weights",
+    )
+    rows = [("against int8", verdict), ("int8", "; ".join(facts))]
     if baseline.shipped == "uniform":
         text = "the bits that were chosen do not win against uniform int8, which ships in their place"
         return [*rows, ("warning", f"{text}; policy.json says so too")]
