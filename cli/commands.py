@@ -7,7 +7,12 @@ from typing import Any
 import click
 
 from haqnas.cli.doctor import examine
-from haqnas.cli.inspection import inspection_document, print_inspection
+from haqnas.cli.inspection import (
+    inspection_document,
+    print_inspection,
+    print_sensitivity,
+    sensitivity_document,
+)
 from haqnas.cli.progress import show_progress
 from haqnas.cli.render import (
     comparison_rows,
@@ -238,19 +243,39 @@ def _refuse_together(**options: object) -> None:
 
 
 @group.command("inspect")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("place", metavar="DIR|MODEL")
 @device_option
+@click.option(
+    "--sensitivity",
+    "is_sensitivity",
+    is_flag=True,
+    help="What each layer loses at fewer bits: as the search for the bits of DIR saw it, or of a model file.",
+)
+@click.option("--target", default="host", show_default=True, help="Whose bits a model file is tried at.")
+@click.option("--bits", metavar="wXaY,...", default="", help="What it is tried at instead.")
+@click.option("--method", default="gradient", show_default=True, help="gradient or kl (docs/bits.md).")
 @json_option
-def inspect_command(directory: Path, device: str | None, is_json: bool) -> None:
+def inspect_command(
+    place: str,
+    device: str | None,
+    is_sensitivity: bool,
+    target: str,
+    bits: str,
+    method: str,
+    is_json: bool,
+) -> None:
     """Print the artefact DIR layer by layer: bits requested, simulated and emitted, as read back from its binary.
 
     Times are predicted by the profile's table; with --device measured there, where DIR was compiled with --format
     exe,layers. Exit code 5 where binary, integer graph and manifest differ.
     """
+    if is_sensitivity:
+        _inspect_sensitivity(place, target, bits, method, is_json)
+        return
     from haqnas.artifact import load
     from haqnas.inspection import inspect
 
-    artifact = load(directory)
+    artifact = load(Path(place))
     inspection = inspect(artifact, device)
     if is_json:
         print_json({**summary_document(artifact), **inspection_document(inspection)})
@@ -258,6 +283,19 @@ def inspect_command(directory: Path, device: str | None, is_json: bool) -> None:
     print_lines(summarise(artifact))
     print()
     print_inspection(inspection)
+
+
+def _inspect_sensitivity(place: str, target: str, bits: str, method: str, is_json: bool) -> None:
+    from haqnas.sensitivities import sensitivity_of_artifact, sensitivity_of_file
+
+    if place.endswith(".py") or ".py:" in place:
+        found = sensitivity_of_file(place, target, split_list(bits), method)
+    else:
+        found = sensitivity_of_artifact(Path(place))
+    if is_json:
+        print_json(sensitivity_document(found))
+    else:
+        print_sensitivity(found)
 
 
 @group.command("targets")

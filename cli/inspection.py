@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from haqnas.inspection import Inspection, LayerTimes
     from haqnas.manifest import LayerRow
     from haqnas.readback import FoundLayer
+    from haqnas.train.sensitivity import Sensitivity
 
 _NUMBERS = ("weights", "packed bytes", "bits/weight", "offset", "macs", "time")
 
@@ -91,3 +92,26 @@ def _remarks(inspection: "Inspection") -> Iterator[tuple[str, str]]:
             layers.setdefault(text, []).append(row.name)
     for text, names in layers.items():
         yield "difference", f"{', '.join(names)}: {text}"
+
+
+def sensitivity_document(found: "Sensitivity") -> dict[str, Any]:
+    """For programs: losses in nats a sample, by layer and bits."""
+    losses = {name: {str(spec): loss for spec, loss in row.items()} for name, row in found.losses.items()}
+    return {"method": found.method, "num_samples": found.num_samples, "losses": losses}
+
+
+def print_sensitivity(found: "Sensitivity") -> None:
+    """A table for people: layers down, bits across, losses in thousandths of a nat."""
+    specs = sorted({spec for row in found.losses.values() for spec in row}, reverse=True)
+    names = tuple(map(str, specs))
+    print_table(
+        ("layer", *names),
+        (
+            (name, *(f"{row[spec] * 1000:.3g}" if spec in row else "-" for spec in specs))
+            for name, row in found.losses.items()
+        ),
+        names,
+    )
+    print()
+    unit = "thousandths of a nat a sample that the outputs diverge where that layer alone has these bits"
+    print_lines([("loss", unit), ("method", f"{found.method}, on {found.num_samples} samples")])

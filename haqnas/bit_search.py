@@ -18,7 +18,6 @@ from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
 STRATEGIES = ("ilp",)
-SENSITIVITIES = ("gradient", "pairwise", "kl")
 DEFAULT_MAX_DROP = 0.01  # where the user limits nothing
 HALVINGS = 6  # of the span of latencies, where the fastest policy within a drop is looked for
 LEAST_SPAN = 0.01  # of uniform int8: what is gained in less does not repeat

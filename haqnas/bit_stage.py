@@ -25,7 +25,7 @@ from haqnas.hardware import HardwareProfile
 from haqnas.options import Options
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
-from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.search_data import Given, find_sensitivity, make_judge
@@ -146,7 +146,7 @@ def _searched(
     note: Note,
 ) -> Chosen:
     def simulate(policy: Policy) -> GraphModule:
-        return integerize(calibrate(quantize(given.canonical, policy), [_price_batch(given)]))
+        return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))
 
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     budget = check_budgets(search)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from haqnas.bit_search import SENSITIVITIES, STRATEGIES
+from haqnas.bit_search import STRATEGIES
 from haqnas.budgets import Budgets, read_budgets
 from haqnas.codegen.link import Linker, choose_linker
 from haqnas.devices.choose import device_for
@@ -19,6 +19,7 @@ from haqnas.quantspec import QuantSpec
 from haqnas.settings import Settings
 from haqnas.space.knobs import Pin, Rules
 from haqnas.space.policy import Policy
+from haqnas.train.sensitivity import SENSITIVITIES
 from haqnas.tune import require_clock
 
 TABLE = "table"  # the device that runs nothing: latency is what the profile predicts

@@ -15,7 +15,7 @@ from haqnas.bit_search import Judge
 from haqnas.evaluate import SCORE_BATCH_SIZE, Batches, Evaluate, checked_score, dataset_length
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
-from haqnas.rewrite.calibrate import calibrate
+from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.quantize import quantize
 from haqnas.space.policy import Policy
 from haqnas.train.score import score_agreement, score_top1
@@ -81,7 +81,7 @@ def make_judge(given: Given, seed: int) -> Judge:
     """Reads accuracy on a part of the training data, else agreement with the float model on what is calibrated on."""
 
     def simulate(policy: Policy) -> GraphModule:
-        return calibrate(quantize(given.canonical, policy), given.batches)
+        return calibrate_own(quantize(given.canonical, policy), given.batches)
 
     if given.train_data is None:
         return Judge(

@@ -25,6 +25,8 @@ from haqnas.quantspec import WEIGHT_BITS, QuantSpec, act_range
 from haqnas.rewrite.ranges import Histogram, Range, choose_range, merge, observe
 from haqnas.rewrite.weight_scales import quantized_weight
 
+SENSITIVITIES = ("gradient", "pairwise", "kl")  # methods: fast, fast with pairs of layers, thorough
+
 Batches = Sequence[tuple[Tensor, ...]]
 Note = Callable[[str], None]
 

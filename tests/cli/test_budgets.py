@@ -113,3 +113,43 @@ def test_what_was_chosen_is_told(compile_digits, tmp_path, capfd, monkeypatch):
     assert "of uniform int8 (table of" in text
     assert "size 60%: " in text
     assert "(exact): met" in text
+
+
+def test_sensitivities_are_those_that_the_search_saw(compile_digits, tmp_path, capfd):
+    compile_digits("--size-budget", "60%")
+    capfd.readouterr()
+    assert run(["inspect", str(tmp_path / "out"), "--sensitivity", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["method"], document["num_samples"]) == ("gradient", 256)
+    losses = document["losses"]
+    assert set(losses) == {"stem.0", "down.0", "body.0", "classifier"}
+    assert losses["down.0"]["w2a8"] > losses["down.0"]["w4a8"] > losses["down.0"]["w8a8"]
+    assert run(["inspect", str(tmp_path / "out"), "--sensitivity"]) == 0
+    assert "thousandths of a nat" in capfd.readouterr().out
+
+
+def test_sensitivities_of_a_model_file_need_no_artefact(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = [
+        "inspect",
+        f"{MODEL}:build_model",
+        "--sensitivity",
+        "--bits",
+        "w4a8,w2a4",
+        "--method",
+        "kl",
+        "--json",
+    ]
+    assert run(words) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["method"] == "kl"
+    assert set(document["losses"]["body.0"]) == {"w8a8", "w4a8", "w2a4"}
+    assert run(["inspect", str(MODEL), "--sensitivity", "--method", "luck"]) == 2
+    assert "gradient, pairwise, kl" in capfd.readouterr().err
+
+
+def test_bits_that_were_given_have_no_sensitivities(compile_digits, tmp_path, capfd):
+    compile_digits("--bits", "w4a8", "--no-compare")
+    capfd.readouterr()
+    assert run(["inspect", str(tmp_path / "out"), "--sensitivity"]) == 2
+    assert "were given, not searched" in capfd.readouterr().err
