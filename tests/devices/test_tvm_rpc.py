@@ -13,9 +13,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
+from torch import nn
 
+import haqnas
 from haqnas.devices import tvm_rpc
 from haqnas.devices.choose import device_for
+from haqnas.devices.latency import TimingPlan
 from haqnas.devices.local import read_host_cpu
 from haqnas.devices.tvm_rpc import TvmRpcDevice, compile_shell
 from haqnas.errors import ConfigurationError, DeviceError, ProgramError
@@ -87,6 +91,24 @@ def test_program_runs_with_its_files_on_one_core(device: TvmRpcDevice, actor: Pa
     assert (done.exit_code, done.files) == (0, {"out/x.bin": b"\x00\xff\n@"})
     assert len(device.run(actor, ["cores"], 10.0).stdout.split()) == 1
     assert device.run(actor, ["stdin"], 10.0).stdout == "0"
+
+
+def test_network_is_compiled_checked_and_timed_on_the_server(servers: Servers, tmp_path: Path) -> None:
+    uri = f"tvm-rpc://127.0.0.1:{servers.port}/alone"
+    convolutions = (nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, padding=1), nn.ReLU())
+    model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(256, 10))
+    image = torch.zeros(1, 1, 8, 8)  # as large as the digits of scikit-learn
+    artifact = haqnas.compile(model, (image,), output=tmp_path / "out", device=uri, formats=("exe",))
+    latency = artifact.manifest.latency
+    assert latency is not None
+    assert (latency.kind, latency.device) == ("measured", uri)
+    checks = {check.name: check for check in artifact.verify(uri)}
+    assert {check.result for check in checks.values()} == {"ok"}
+    assert checks["self test"].detail.endswith(f"on {uri}")
+    timed = artifact.bench(uri, TimingPlan(runs=20))
+    assert (timed.kind, timed.device, timed.count) == ("measured", uri, 20)
+    assert timed.median_s is not None
+    assert 0 < timed.median_s < 1
 
 
 def test_tracker_lends_a_server_and_gets_it_back(servers: Servers, actor: Path) -> None:
