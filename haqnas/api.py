@@ -1,8 +1,6 @@
 """The public calls: `compile` a model into an Artifact, `load` one, `profile` a target. Nothing here prints."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,6 +16,7 @@ from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Evaluate, Judges, dataset_length, probe_inputs
+from haqnas.graph.check import in_eval_mode
 from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
@@ -66,7 +65,7 @@ def compile(
     checked = check_options(name, settings)
     directory = Path(output)
     report = _Reporter(settings.progress)
-    with open_output(directory) as state, taught_os_errors(directory), _in_eval_mode(model):
+    with open_output(directory) as state, taught_os_errors(directory), in_eval_mode(model):
         report("trace", "")
         canonical = normalise(trace(model, example_inputs))
         policy = given_policy(checked, canonical)
@@ -136,18 +135,6 @@ def compile_file(model_file: str, *, output: Path | str, **options: Unpack[Compi
         evaluate=loaded.evaluate,
         **options,
     )
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and each part back in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class _Reporter:

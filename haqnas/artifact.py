@@ -26,6 +26,7 @@ from haqnas.devices.device import Device
 from haqnas.devices.latency import DEFAULT_PLAN, Latency, TimingPlan, measure_latency
 from haqnas.devices.local import read_host_cpu
 from haqnas.devices.records import FloatArray, RawArray, dequantize, quantize_inputs, run_records
+from haqnas.devices.shared_library import SharedLibrary
 from haqnas.errors import ConfigurationError, DeviceError, ProgramError, VerificationError
 from haqnas.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest, file_sha256
 from haqnas.readback import ReadBack, read_binaries
@@ -68,6 +69,22 @@ class Artifact:
                 "compile with --format exe"
             )
         return self.directory / name
+
+    def open_library(self) -> SharedLibrary:
+        """The network inside this process.
+
+        Raises ConfigurationError without the format `so`, DeviceError for another machine's.
+        """
+        manifest = self.manifest
+        name = f"lib/lib{manifest.name}.so"
+        if name not in manifest.files:
+            raise ConfigurationError(f"{self.directory} has no shared library; compile with --format so")
+        if not read_host_cpu().can_run(manifest.profile):
+            raise DeviceError(
+                f"this machine cannot run the target {manifest.profile.name!r}; take --target host"
+            )
+        size = manifest.sizes.workspace_bytes
+        return SharedLibrary(self.directory / name, manifest.name, manifest.inputs, manifest.outputs, size)
 
     def device(self, uri: str | None = None) -> Device | None:
         """The device that runs this artefact; None where nothing here can. Raises as `device_for`."""
@@ -221,11 +238,12 @@ def verify(directory: Path, device: str | None = None, timeout_s: float = RUN_TI
     """
     artifact = load(directory)
     files = check_files(artifact)
-    inputs, outputs = (_numbered(directory / path) for path in (GOLDEN_INPUTS, GOLDEN_OUTPUTS))
+    inputs, outputs = golden_records(artifact)
     graph = load_reference(directory)
     reference = check_reference(artifact, graph, inputs, outputs)
     layers = check_layers(artifact, graph)
-    return files, reference, layers, *check_binary(artifact, inputs, outputs, device, timeout_s)
+    binary = check_binary(artifact, inputs, outputs, device, timeout_s)
+    return files, reference, layers, *binary, *check_library(artifact, inputs, outputs)
 
 
 def _numbered(path: Path) -> tuple[RawArray, ...]:
@@ -308,6 +326,25 @@ def check_binary(
         Check("self test", "ok", f"{completed.stdout.strip()} on {chosen.uri}"),
         Check("binary", "ok", f"the executable on {chosen.uri} gives {_agreement(manifest)}"),
     )
+
+
+def check_library(
+    artifact: Artifact, inputs: Sequence[RawArray], outputs: Sequence[RawArray]
+) -> tuple[Check, ...]:
+    """The shared library gives the golden outputs in this process, where the artefact has one and it can run here."""
+    manifest = artifact.manifest
+    if f"lib/lib{manifest.name}.so" not in manifest.files:
+        return ()
+    if not read_host_cpu().can_run(manifest.profile):
+        return (Check("library", "not run", f"this process cannot load code for {manifest.profile.name!r}"),)
+    given = artifact.open_library().run(inputs)
+    compare_outputs(given, outputs, manifest, "the shared library", "the integer graph")
+    return (Check("library", "ok", f"the shared library in this process gives {_agreement(manifest)}"),)
+
+
+def golden_records(artifact: Artifact) -> tuple[tuple[RawArray, ...], tuple[RawArray, ...]]:
+    """Inputs and outputs that are known to be right. Raises VerificationError where their files are damaged."""
+    return _numbered(artifact.directory / GOLDEN_INPUTS), _numbered(artifact.directory / GOLDEN_OUTPUTS)
 
 
 def run_reference(

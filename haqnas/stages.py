@@ -1,5 +1,6 @@
 """The stages between the model and the linker: quantize, score, lower, build. Their results are kept for a resume."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +119,19 @@ def _golden_batch(batches: Batches, program: Program) -> tuple[Tensor, ...]:
 
 def _kept_graph(work: Path, make: Callable[[], GraphModule]) -> GraphModule:
     """The integer graph of an earlier run of this request, or a new one, which is kept."""
-    graph, constants = work / artefacts.GRAPH, work / artefacts.CONSTANTS
-    if graph.exists():  # written last, so the constants are there
-        return load_graph(graph.read_text(encoding="utf-8"), artefacts.decode_arrays(constants))
-    text, arrays = save_graph(make())
-    artefacts.write_atomically(constants, artefacts.encode_arrays(arrays))
-    artefacts.write_atomically(graph, text.encode())
-    return load_graph(text, arrays)
+    graph, constants, places = work / artefacts.GRAPH, work / artefacts.CONSTANTS, work / "places.json"
+    if not graph.exists():  # written last, so the others are there
+        made = make()
+        text, arrays = save_graph(made)
+        artefacts.write_atomically(constants, artefacts.encode_arrays(arrays))
+        traces = [node.meta.get("stack_trace") for node in made.graph.nodes]
+        artefacts.write_atomically(places, json.dumps(traces).encode())
+        artefacts.write_atomically(graph, text.encode())
+    kept = load_graph(graph.read_text(encoding="utf-8"), artefacts.decode_arrays(constants))
+    # A saved graph goes into the artefact, so it holds no paths of this machine; messages name lines of the model.
+    for node, trace in zip(kept.graph.nodes, json.loads(places.read_bytes()), strict=True):
+        node.meta["stack_trace"] = trace
+    return kept
 
 
 def _tuned(

@@ -21,6 +21,7 @@ from haqnas.codegen.draft import ITEM_BYTES, Argument, Draft, Value
 from haqnas.codegen.layout import dense
 from haqnas.codegen.objects import tvm_target
 from haqnas.errors import UnsupportedModelError
+from haqnas.graph.location import at, node_place
 
 _PASSES = (
     transform.DecomposeOpsForInference(),
@@ -81,8 +82,13 @@ def _import(island: fx.GraphModule, draft: Draft, layer: str) -> Any:
         operators = sorted({str(n.target) for n in island.graph.nodes if n.op == "call_function"})
         raise UnsupportedModelError(
             f"the float operators around {layer or 'the output'!r} ({', '.join(operators)}) must be known to TVM's "
-            f"torch importer, but it says: {reason[0]}; rewrite them with supported operators"
+            f"torch importer, but it says: {reason[0]}; rewrite them with supported operators{at(_place(island))}"
         ) from error
+
+
+def _place(island: fx.GraphModule) -> str | None:
+    """The first line of the model that made the island."""
+    return next(filter(None, map(node_place, island.graph.nodes)), None)
 
 
 def _lower_binding(draft: Draft, module: Any, binding: Any, known: dict[Any, Any], layer: str) -> Any:

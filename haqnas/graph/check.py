@@ -1,5 +1,7 @@
 """Check a model and its example inputs before anything is traced, so that mistakes are named where they are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,10 +56,8 @@ def check_example_inputs(example_inputs: Any) -> None:
 
 def run_forward(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
     """Run the model once in eval mode; raises ConfigurationError, with the user's line, where it fails."""
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_eval_mode(model):
             return model(*(value.clone() for value in example_inputs))
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in example_inputs)
@@ -66,8 +66,18 @@ def run_forward(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
             f"{describe_error(error)}{at(error_place(error.__traceback__))}\n"
             "  Return inputs of the shape that the model was made for from example_inputs()."
         ) from error
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and each part back in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def describe_error(error: BaseException) -> str:

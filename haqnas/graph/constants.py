@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from haqnas.graph.edit import constant_of, copy_graph, emit_constant, finish
+from haqnas.graph.edit import constant_of, copy_graph, emit_constant, finish, inherited_meta
 
 
 def fold_constants(gm: fx.GraphModule) -> fx.GraphModule:
@@ -23,9 +23,7 @@ def fold_constants(gm: fx.GraphModule) -> fx.GraphModule:
         is_needed = any(user not in known for user in node.users)
         if node.op == "call_function" and is_needed and isinstance(value, Tensor):
             constant = emit_constant(node, f"folded_{node.name}", value.contiguous())
-            constant.meta.update(
-                {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
-            )
+            constant.meta.update(inherited_meta(node))
             node.replace_all_uses_with(constant)
     return finish(gm)
 

@@ -13,7 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 CONSTANTS = "_constants"
-_INHERITED = ("stack_trace", "nn_module_stack")
+INHERITED = (
+    "stack_trace",
+    "nn_module_stack",
+    "custom",
+)  # `custom` is where users of torch.fx put their own notes
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
@@ -126,7 +130,7 @@ def replace(node: fx.Node, replacement: fx.Node) -> None:
 
 def inherited_meta(node: fx.Node) -> dict[str, Any]:
     """Where in the user's model the node comes from, to be passed on to nodes made from it."""
-    return {key: node.meta[key] for key in _INHERITED if key in node.meta}
+    return {key: node.meta[key] for key in INHERITED if key in node.meta}
 
 
 def fake_mode(graph: fx.Graph) -> FakeTensorMode:

@@ -19,6 +19,7 @@ from haqnas.graph.edit import (
     emit,
     emit_module,
     finish,
+    inherited_meta,
     is_call,
     replace,
     shape_of,
@@ -294,7 +295,7 @@ def _fold_into_layer(
     folded = _scale_layer(layer, factor, shift)
     taken = {str(other.target) for other in gm.graph.nodes if other.op == "call_module" and other is not x}
     made = emit_module(node, _unused(str(x.target), taken), folded, x.args[0])  # type: ignore[arg-type]
-    made.meta.update({key: x.meta[key] for key in ("stack_trace", "nn_module_stack") if key in x.meta})
+    made.meta.update(inherited_meta(x))
     return made
 
 

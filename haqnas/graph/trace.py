@@ -19,8 +19,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from haqnas.errors import UnsupportedModelError
-from haqnas.graph.check import check_model, describe_error, run_forward
+from haqnas.graph.check import check_model, describe_error, in_eval_mode, run_forward
 from haqnas.graph.edit import arguments, store_constant
+from haqnas.graph.interpreted import Interpreted, name_inputs
 from haqnas.graph.location import at, error_place, node_place
 
 _DEPENDS_ON_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException)
@@ -29,7 +30,7 @@ _ASSERTIONS = (torch.ops.aten._assert_tensor_metadata.default,)
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Trace `model` in eval mode on `example_inputs` (batch 1).
+    """Trace `model` in eval mode on `example_inputs` (batch 1); what the nodes of a GraphModule say is kept.
 
     Returns a graph of functional aten operators; parameters and buffers are `get_attr` nodes whose
     `meta["parameter"]` is the qualified name; they hold copies, so the model cannot change through the graph;
@@ -37,22 +38,22 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     Raises UnsupportedModelError, with the line of the model, for what cannot be traced.
     """
     check_model(model, example_inputs)
-    was_training = model.training
-    model.eval()
+    traceable = Interpreted(model) if isinstance(model, fx.GraphModule) else model
     try:
-        with torch.no_grad(), _quiet():
-            exported = torch.export.export(model, example_inputs, strict=False)
+        with torch.no_grad(), _quiet(), in_eval_mode(traceable):
+            exported = torch.export.export(traceable, example_inputs, strict=False)
             _check_shapes(exported.graph)
             functional = exported.run_decompositions({})
     except UnsupportedModelError:
         raise
     except Exception as error:
-        run_forward(model, example_inputs)  # a model that does not run at all gets the message about that
+        run_forward(traceable, example_inputs)  # a model that does not run at all gets the message about that
         raise UnsupportedModelError(_explain(error)) from error
-    finally:
-        model.train(was_training)
     _check_signature(functional)
-    return _rebuild(functional)
+    traced = _rebuild(functional)
+    if isinstance(model, fx.GraphModule):
+        name_inputs(traced, model)
+    return traced
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 import haqnas.graph.ops as _registered  # noqa: F401  importing it registers the operators
+from haqnas.graph.edit import inherited_meta
 from haqnas.rewrite.fixed_point import (
     add_multipliers,
     check_accumulator,
@@ -63,8 +64,7 @@ class Target:
 
     def _marked(self, made: Node, near: Node) -> Node:
         made.meta["layer"] = str(near.target) if is_layer(self.source, near) else near.name
-        if "stack_trace" in near.meta:
-            made.meta["stack_trace"] = near.meta["stack_trace"]
+        made.meta.update(inherited_meta(near))
         return made
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from haqnas.errors import UnsupportedModelError
+from haqnas.graph.edit import inherited_meta
 from haqnas.quantspec import WEIGHT_BITS, QuantSpec, act_range, weight_range
 from haqnas.rewrite.kinds import LAYER_TYPES, aten, is_layer, tensor_inputs
 from haqnas.rewrite.plan import Plan, plan_quantizers
@@ -228,7 +229,7 @@ def _new_quantizer(graph: GraphModule, name: str, bits: int) -> str:
 def _insert_call(graph: GraphModule, target: str, source: Node, before: Node) -> Node:
     with graph.graph.inserting_before(before):
         inserted = graph.graph.call_module(target, (source,))
-    inserted.meta = {key: source.meta[key] for key in ("val", "stack_trace") if key in source.meta}
+    inserted.meta = {"val": source.meta["val"], **inherited_meta(source)}
     return inserted
 
 

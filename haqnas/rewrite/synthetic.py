@@ -99,9 +99,12 @@ def _fit(model: nn.Module, batch: Batch, num_steps: int) -> Batch:
     optimizer = torch.optim.Adam(groups)
     for _ in range(num_steps):
         optimizer.zero_grad()
-        with _statistics_losses(model) as losses:
+        with (
+            torch.enable_grad(),
+            _statistics_losses(model) as losses,
+        ):  # also where the caller works without gradients
             model(*inputs)
-        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+            torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return tuple(part.detach() for part in inputs)
 
