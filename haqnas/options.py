@@ -24,7 +24,7 @@ from haqnas.tune import require_clock
 
 TABLE = "table"  # the device that runs nothing: latency is what the profile predicts
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
-# so and tvm are one file: it has the C functions and TVM's entry; layers is an executable that times each call
+# so has the C functions and TVM's entry, tvm also an object file for TVM to link; layers times each call
 FORMATS = ("exe", "a", "so", "tvm", "layers")
 
 

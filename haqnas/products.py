@@ -12,7 +12,13 @@ from haqnas.bit_stage import Chosen
 from haqnas.codegen.budget import CHOICE
 from haqnas.codegen.emit import emit_sources
 from haqnas.codegen.layer_table import find_table
-from haqnas.codegen.link import is_first_use, link_archive, link_executable, link_tvm_library
+from haqnas.codegen.link import (
+    is_first_use,
+    link_archive,
+    link_executable,
+    link_tvm_library,
+    link_tvm_object,
+)
 from haqnas.codegen.selftest import make_self_test, self_test_inputs
 from haqnas.constraints import check_constraints
 from haqnas.devices.latency import TimingPlan, measure_latency
@@ -112,6 +118,9 @@ def _link(options: Options, compiled: Compiled, sources: Path, staged: Path) -> 
     if "so" in options.formats or "tvm" in options.formats:
         target = staged / "lib" / f"lib{name}.so"
         link_tvm_library(options.linker, name, kernels, sources, target, is_threaded=is_threaded)
+    if "tvm" in options.formats:
+        target = staged / "lib" / f"{name}_tvm.o"
+        link_tvm_object(options.linker, name, kernels, sources, target, is_threaded=is_threaded)
     if "layers" in options.formats:
         target = staged / "bin" / f"{name}-layers"
         link_executable(

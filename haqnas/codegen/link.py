@@ -34,6 +34,7 @@ _COMPILE = (
     "-fdata-sections",
 )
 _PROGRAM = ("main.c", "text.c", "buffers.c", "golden.c", "bench.c", "files.c")
+_RUNTIME_FUNCTIONS = ("haqnas_cpu_missing", "haqnas_cpu_count", "haqnas_cpu_feature_name", "haqnas_team_run")
 # Of programs for several threads: what they have that others lack.
 _THREADED = ("-DHAQNAS_THREADS", "-pthread")
 _LINK = ("-s", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-lm")
@@ -211,9 +212,7 @@ def link_tvm_library(
 
     It uses the C library of the process that loads it, so zig links it for glibc.
     """
-    triple = linker.triple.replace("-musl", f"-gnu.{_GLIBC}")
-    command = tuple(word for word in linker.command if word != "-static")
-    shared = Linker(command, triple, linker.is_zig)
+    shared = _for_glibc(linker)
     inputs = (*_library_sources(name, is_threaded), f"{name}_model.c", *_runtime("tvm_entry.c"))
     functions = (
         "__tvm_ffi_run",
@@ -243,6 +242,39 @@ def link_tvm_library(
         )
     _remember_use(shared)
     return output
+
+
+def link_tvm_object(
+    linker: Linker,
+    name: str,
+    kernels: Path,
+    sources: Path,
+    output: Path,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    is_threaded: bool = False,
+) -> Path:
+    """Make one object file with the packed function `<name>_run`, for TVM to link into a module; as `link_executable`.
+
+    The runtime's functions get the model's name before them, so that objects of several models go into one module.
+    """
+    shared = _for_glibc(linker)
+    inputs = (*_library_sources(name, is_threaded), f"{name}_model.c", *_runtime("tvm_entry.c"))
+    renamed = [f"-D{function}={name}_{function}" for function in _RUNTIME_FUNCTIONS]
+    options = [*_COMPILE, *(_THREADED if is_threaded else ()), *renamed]
+    entry = [f"-DHAQNAS_MODEL={name}_model", f"-D__tvm_ffi_run=__tvm_ffi_{name}_run"]
+    with _replacing(output) as made:
+        command = [*options, *entry, "-fPIC", "-r", *inputs, str(kernels.resolve())]
+        _compile(shared, command, sources, made, timeout_s)
+    _remember_use(shared)
+    return output
+
+
+def _for_glibc(linker: Linker) -> Linker:
+    """The same for what is loaded by a process that has a C library."""
+    triple = linker.triple.replace("-musl", f"-gnu.{_GLIBC}")
+    command = tuple(word for word in linker.command if word != "-static")
+    return Linker(command, triple, linker.is_zig)
 
 
 def _library_sources(name: str, is_threaded: bool) -> tuple[str, ...]:
