@@ -46,7 +46,7 @@ test: $(VENV)/installed-dev
 	cmake --build build/cmake --parallel $(JOBS)
 	ctest --test-dir build/cmake --output-on-failure
 
-# cli/, kernels/ and hw_profiles/ are folders of the package `haqnas` only once it is built, so the tools that follow
+# cli/, cmake/, kernels/ and hw_profiles/ are folders of the package `haqnas` only once it is built, so the tools that follow
 # imports read a built tree; sed turns its paths back into those of the sources.
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -54,7 +54,7 @@ lint: $(VENV)/installed-dev
 	rm -rf $(LINT)
 	$(BIN)/python -c 'from setuptools import setup; setup()' --quiet build_py --build-lib $(LINT)
 	cd $(LINT) && PYTHONPATH= $(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy --package haqnas \
-	  | sed -E 's#^haqnas/(cli|kernels|hw_profiles)/#\1/#'
+	  | sed -E 's#^haqnas/(cli|cmake|kernels|hw_profiles)/#\1/#'
 	cd $(LINT) && $(BIN)/lint-imports --config ../../pyproject.toml --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(RUNTIME_SOURCES)
 

@@ -28,7 +28,7 @@ from haqnas.cli.render import (
 EXIT_MISSED = 3  # done, but a constraint is missed
 
 
-def _read_share(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+def read_share(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
     """`1%` or `0.01`."""
     if text is None:
         return None
@@ -171,7 +171,7 @@ def verify_command(directory: Path, device: str | None, is_json: bool) -> None:
 @click.option(
     "--precision",
     metavar="SHARE",
-    callback=_read_share,
+    callback=read_share,
     help="Measure until the 95 % interval of the median is so narrow to each side: 1% (the default) or 0.01.",
 )
 @click.option(

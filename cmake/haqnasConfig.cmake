@@ -1,11 +1,26 @@
-# CMake package of haqnas.
+# CMake package of haqnas; `haqnas cmake-dir` prints the folder that it lies in.
 #
-#   find_package(haqnas REQUIRED)
-#   haqnas_add_artifact(digits path/to/artefact)
-#   target_link_libraries(app PRIVATE digits)      # app.cpp: #include "<model>.h"
+#   find_package(haqnas REQUIRED)                  # cmake -Dhaqnas_DIR="$(haqnas cmake-dir)"
+#   add_executable(app app.cpp)                    # app.cpp: #include "<model>.h"
+#   haqnas_add_model(app path/to/artefact)
 cmake_minimum_required(VERSION 3.20)
 
-# Adds <target>, the library of the model in <folder>: what `haqnas compile -o <folder>` wrote.
+# Adds the model in <folder>, what `haqnas compile -o <folder>` wrote, to the C or C++ target <target>: its header, its
+# library, and what that needs. Any number of models, and of targets with the same model.
+function(haqnas_add_model target folder)
+  if(NOT TARGET ${target})
+    message(FATAL_ERROR "haqnas_add_model: ${target} is no target; call add_executable or add_library before")
+  endif()
+  get_filename_component(folder "${folder}" ABSOLUTE BASE_DIR "${CMAKE_CURRENT_SOURCE_DIR}")
+  string(SHA256 key "${folder}")
+  string(SUBSTRING ${key} 0 16 key)
+  if(NOT TARGET haqnas_model_${key})
+    haqnas_add_artifact(haqnas_model_${key} "${folder}")
+  endif()
+  target_link_libraries(${target} PRIVATE haqnas_model_${key})
+endfunction()
+
+# Adds <target>, the library of the model in <folder>, to be linked by target_link_libraries.
 function(haqnas_add_artifact target folder)
   get_filename_component(folder "${folder}" ABSOLUTE BASE_DIR "${CMAKE_CURRENT_SOURCE_DIR}")
   set(manifest "${folder}/manifest.json")

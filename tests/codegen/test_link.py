@@ -227,6 +227,16 @@ def test_a_cmake_project_in_cpp_links_an_artefact(
     run(cmake, "-S", project, "-B", tmp_path / "app", f"-DCMAKE_PREFIX_PATH={prefix}")
     run(cmake, "--build", tmp_path / "app")
     assert run(tmp_path / "app" / "app").stdout == "0 65 1\n"
+    # The same from the package as it is installed with haqnas, which needs no library target.
+    text = (project / "CMakeLists.txt").read_text()
+    (project / "CMakeLists.txt").write_text(
+        text.partition("haqnas_add_artifact")[0]
+        + f"add_executable(app app.cpp)\nhaqnas_add_model(app {artefact})\nadd_executable(other app.cpp)\n"
+        + f"haqnas_add_model(other {artefact})\n"
+    )
+    run(cmake, "-S", project, "-B", tmp_path / "again", f"-Dhaqnas_DIR={REPOSITORY / 'cmake'}")
+    run(cmake, "--build", tmp_path / "again")
+    assert run(tmp_path / "again" / "other").stdout == "0 65 1\n"
     (artefact / "manifest.json").unlink()
     done = run(cmake, "-S", project, "-B", tmp_path / "app", code=1)
     assert "is no artefact: it has no manifest.json" in " ".join(done.stderr.split())

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
-MAPPED = {"haqnas.cli": "cli", "haqnas.hw_profiles": "hw_profiles", "haqnas.kernels": "kernels"}
+MAPPED = {f"haqnas.{folder}": folder for folder in ("cli", "cmake", "hw_profiles", "kernels")}
 
 
 def folders_with_code(top: Path, package: str) -> set[str]:
@@ -36,6 +36,11 @@ def test_layer_contract_places_every_module():
     assert modules <= placed
 
 
+def test_cmake_package_has_the_version_of_the_project():
+    text = (REPOSITORY / "cmake" / "haqnasConfigVersion.cmake").read_text()
+    assert f"set(PACKAGE_VERSION {PROJECT['project']['version']})" in text
+
+
 @pytest.mark.slow
 def test_wheel_holds_profiles_and_runtime_sources(tmp_path: Path):
     command = "from setuptools import setup; setup()"
@@ -51,7 +56,7 @@ def test_wheel_holds_profiles_and_runtime_sources(tmp_path: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in SETUPTOOLS["packages"]:
         folder = REPOSITORY / MAPPED.get(package, package.replace(".", "/"))
-        expected = {file.name for file in folder.glob("*") if file.suffix in {".py", ".toml"}}
+        expected = {file.name for file in folder.glob("*") if file.suffix in {".py", ".toml", ".cmake"}}
         installed = {
             name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == package.replace(".", "/")
         }

@@ -1,0 +1,12 @@
+# tests/lint/test_packages.py holds this equal to pyproject.toml. Until 1.0 a minor version may break.
+set(PACKAGE_VERSION 0.1.0)
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" haqnas_minor "${PACKAGE_VERSION}")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" haqnas_asked_minor "${PACKAGE_FIND_VERSION}.0")
+if(PACKAGE_VERSION VERSION_LESS PACKAGE_FIND_VERSION OR NOT haqnas_minor STREQUAL haqnas_asked_minor)
+  set(PACKAGE_VERSION_COMPATIBLE FALSE)
+else()
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_VERSION VERSION_EQUAL PACKAGE_FIND_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()
