@@ -73,7 +73,7 @@ def compile(
         given = {"calibration_data": calibration_data, "train_data": train_data}
         samples = calibration_samples(model, example_inputs, given, settings.seed)
         versions = read_versions()
-        request = _hash(checked, policy, canonical, samples, judges, example_inputs, versions)
+        request = _hash(checked, policy, canonical, samples, judges, train_data, example_inputs, versions)
         finished = None if settings.fresh else _find_finished(directory, request)
         if finished is None:
             if checked.device is not None and settings.device is not None:
@@ -167,10 +167,12 @@ def _hash(
     canonical: GraphModule,
     samples: Samples,
     judges: Judges,
+    train_data: Dataset[Any] | None,
     example_inputs: tuple[Tensor, ...],
     versions: dict[str, str],
 ) -> str:
     val_data, evaluate = judges.val_data, judges.evaluate
+    searched_on = train_data if policy is None else None
     settings = {
         **hashed_settings(options.settings),
         "profile": asdict(options.profile),
@@ -181,11 +183,18 @@ def _hash(
         "table": None if options.table is None else asdict(options.table.provenance),
         "source": samples.source,
         "val_length": None if val_data is None else dataset_length(val_data, "val_data"),
+        "train_length": None if searched_on is None else dataset_length(searched_on, "train_data"),
         "evaluate": None if evaluate is None else getattr(evaluate, "__qualname__", "callable"),
         "versions": versions,
     }
     # All of a large test set would take longer to read than the rest of a resumed run: some of it stands for it.
-    scored = () if val_data is None else probe_inputs(val_data, "val_data", example_inputs)
+    named = {"val_data": val_data, "train_data": searched_on}
+    scored = [
+        part
+        for name, data in named.items()
+        if data is not None
+        for part in probe_inputs(data, name, example_inputs)
+    ]
     # Synthetic inputs follow from the model, the example inputs and the seed, and take seconds to make.
     calibrated = [part for batch in samples.given for part in batch] or example_inputs
     return hash_request(canonical, [*calibrated, *scored], settings)

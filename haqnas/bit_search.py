@@ -21,7 +21,7 @@ STRATEGIES = ("ilp",)
 DEFAULT_MAX_DROP = 0.01  # where the user limits nothing
 HALVINGS = 6  # of the span of latencies, where the fastest policy within a drop is looked for
 LEAST_SPAN = 0.01  # of uniform int8: what is gained in less does not repeat
-REPAIRS = 3  # of a policy whose program takes longer than the sum of its layers' prices
+REPAIRS = 6  # of a policy whose program takes longer than the sum of its layers' prices
 
 Note = Callable[[str], None]
 

@@ -20,6 +20,7 @@ from haqnas.bit_search import (
     search_bits,
 )
 from haqnas.budgets import Limit
+from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
 from haqnas.options import Options
@@ -148,6 +149,12 @@ def _searched(
     def simulate(policy: Policy) -> GraphModule:
         return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))
 
+    latency = options.budgets.latency
+    if latency is not None and not latency.is_share and options.settings.threads > 1:
+        raise ConfigurationError(
+            f"--latency-budget {latency.text}: times of kernels are of one thread, so with --threads "
+            f"{options.settings.threads} give a share of uniform int8, such as 60%"
+        )
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     budget = check_budgets(search)
     path = work / "search.json"

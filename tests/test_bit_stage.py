@@ -117,6 +117,11 @@ def test_a_time_budget_where_only_instructions_are_counted_is_told(choose):
         choose(latency_budget="5ms")
 
 
+def test_a_time_budget_of_several_threads_is_told(choose):
+    with pytest.raises(ConfigurationError, match=r"of one thread, so with --threads 2 give a share"):
+        choose(latency_budget="5ms", threads=2)
+
+
 # Accuracy
 
 
