@@ -38,6 +38,17 @@ def read_share(_context: click.Context, _option: click.Parameter, text: str | No
         raise click.BadParameter(f"{text!r} is no share; write 1% or 0.01") from None
 
 
+def _read_duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Seconds of `90`, `90s`, `10m` or `1.5h`."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        return float(text.rstrip("smh")) * units.get(text[-1:], 1.0)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no time; write 90s, 10m or 1.5h") from None
+
+
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 device_option = click.option(
     "--device",
@@ -108,6 +119,37 @@ def group() -> None:
     show_default=True,
     metavar="SECONDS",
     help="Choose kernels by measurement on the device.",
+)
+@click.option(
+    "--ptq",
+    default="corrected",
+    show_default=True,
+    metavar="METHOD",
+    help="How weights are rounded: plain, corrected, equalized, gptq, matched.",
+)
+@click.option("--qat-epochs", type=float, metavar="N", help="Fine-tune on train_data for N epochs.")
+@click.option(
+    "--qat-time",
+    "qat_time_s",
+    metavar="TIME",
+    callback=_read_duration,
+    help="Fine-tune no longer than this: 90s, 10m, 1.5h.",
+)
+@click.option("--qat-lr", "qat_learning_rate", type=float, metavar="RATE", help="Peak of the learning rate.")
+@click.option("--qat-batch-size", type=int, metavar="N")
+@click.option("--qat-optimizer", metavar="NAME", help="sgd or adamw.")
+@click.option(
+    "--qat-distillation",
+    type=float,
+    metavar="SHARE",
+    help="Of the loss, that compares with the float model's outputs; the rest is the labels'.",
+)
+@click.option(
+    "--qat-augment",
+    default="",
+    metavar="LIST",
+    callback=lambda _context, _option, text: split_list(text),
+    help="Of flip,crop: change training images at random.",
 )
 @device_option
 @click.option(

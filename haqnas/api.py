@@ -31,6 +31,8 @@ from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
 from haqnas.stages import Report as Tell
+from haqnas.train.seeds import seeded
+from haqnas.train_stage import check_train_data
 from haqnas.tune import TIMED_AS, require_clock
 from haqnas.versions import read_versions
 
@@ -71,9 +73,11 @@ def compile(
         policy = given_policy(checked, canonical)
         judges = Judges(val_data, evaluate, settings.val_samples)
         given = {"calibration_data": calibration_data, "train_data": train_data}
-        samples = calibration_samples(model, example_inputs, given, settings.seed)
         versions = read_versions()
-        request = _hash(checked, policy, canonical, samples, judges, train_data, example_inputs, versions)
+        with seeded(settings.seed, 0):  # training data may change from read to read
+            samples = calibration_samples(model, example_inputs, given, settings.seed)
+            lessons = check_train_data(checked, train_data, example_inputs)
+            request = _hash(checked, policy, canonical, samples, judges, train_data, example_inputs, versions)
         finished = None if settings.fresh else _find_finished(directory, request)
         if finished is None:
             if checked.device is not None and settings.device is not None:
@@ -89,8 +93,11 @@ def compile(
             timings = _timings(checked, versions, cache_folder)
 
             def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
+                lesson = (
+                    lessons if policy == chosen.policy else None
+                )  # the uniform int8 to compare with needs none
                 return run_stages(
-                    *(checked, policy, model, canonical, batches, samples.source, judges),
+                    *(checked, policy, model, canonical, batches, samples.source, lesson, judges),
                     *(folder, tell, timings, float_score),
                 )
 
@@ -172,7 +179,8 @@ def _hash(
     versions: dict[str, str],
 ) -> str:
     val_data, evaluate = judges.val_data, judges.evaluate
-    searched_on = train_data if policy is None else None
+    is_read = policy is None or options.recipe is not None  # by a search, by training
+    taught = train_data if is_read else None
     settings = {
         **hashed_settings(options.settings),
         "profile": asdict(options.profile),
@@ -183,12 +191,12 @@ def _hash(
         "table": None if options.table is None else asdict(options.table.provenance),
         "source": samples.source,
         "val_length": None if val_data is None else dataset_length(val_data, "val_data"),
-        "train_length": None if searched_on is None else dataset_length(searched_on, "train_data"),
+        "train_length": None if taught is None else dataset_length(taught, "train_data"),
         "evaluate": None if evaluate is None else getattr(evaluate, "__qualname__", "callable"),
         "versions": versions,
     }
     # All of a large test set would take longer to read than the rest of a resumed run: some of it stands for it.
-    named = {"val_data": val_data, "train_data": searched_on}
+    named = {"val_data": val_data, "train_data": taught}
     scored = [
         part
         for name, data in named.items()

@@ -78,6 +78,16 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """The fine-tuning that the weights went through."""
+
+    num_steps: int
+    epochs: float
+    time_s: float
+    loss: float  # smoothed, at the end
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What `manifest.json` holds."""
 
@@ -99,6 +109,7 @@ class Manifest:
     request_sha256: str  # of everything that went in: the same request again finds the artefact complete
     files: Mapping[str, str]  # path inside the artefact to sha256
     threads: int = 1  # that the binary may run on
+    training: Training | None = None
     baseline: Baseline | None = None  # None: uniform int8 was requested, or no comparison wanted
     search: SearchRecord | None = None  # where the bits were chosen by one
     constraints: tuple[Constraint, ...] = ()  # that the user set

@@ -16,9 +16,11 @@ from haqnas.errors import ConfigurationError
 from haqnas.hardware import HardwareProfile, find_profile, profile_path
 from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
-from haqnas.settings import Settings
+from haqnas.rewrite.ptq import check_method
+from haqnas.settings import Settings, recipe_of
 from haqnas.space.knobs import Pin, Rules
 from haqnas.space.policy import Policy
+from haqnas.train.recipe import Recipe
 from haqnas.train.sensitivity import SENSITIVITIES
 from haqnas.tune import require_clock
 
@@ -42,6 +44,7 @@ class Options:
     budgets: Budgets
     linker: Linker
     formats: tuple[str, ...]
+    recipe: Recipe | None  # of fine-tuning
 
 
 def read_policy(settings: Settings) -> Policy | None:
@@ -115,6 +118,7 @@ def check_options(name: str, settings: Settings) -> Options:
             f"--device table: the profile {profile.name!r} has no latency table; make one with haqnas profile and give "
             "its file as --target"
         )
+    check_method(settings.ptq)
     device = None if is_predicted else device_for(profile, settings.device, host, threads)
     _check_tuning(settings.tune_time_s, device, profile)
     policy = read_policy(settings)
@@ -130,6 +134,7 @@ def check_options(name: str, settings: Settings) -> Options:
         budgets=read_budgets(settings.latency_budget, settings.size_budget, settings.max_drop),
         linker=choose_linker(profile.triple, settings.cc),
         formats=formats,
+        recipe=recipe_of(settings),
     )
 
 

@@ -190,4 +190,5 @@ def _describe(
         threads=options.settings.threads,
         request_sha256=request,
         files={},
+        training=compiled.training,
     )

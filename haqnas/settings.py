@@ -6,11 +6,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from haqnas.errors import ConfigurationError
 from haqnas.hardware import HardwareProfile
 from haqnas.progress import Report
+from haqnas.rewrite.ptq import DEFAULT_METHOD, PtqMethod
 from haqnas.space.policy import Policy
+from haqnas.train.recipe import Augmentation, Optimizer, Recipe
 
 VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 # Hashed as they were resolved, or without a part in the result.
@@ -42,6 +45,16 @@ class Settings:
     device: str | None = None  # other than the default
     compare: bool = True  # bits other than 8 with the uniform int8 build
     strict_bits: bool = False  # fail where the binary differs in anything from the bits that were requested
+    ptq: PtqMethod = DEFAULT_METHOD  # how weights are rounded before any training
+    qat_epochs: float | None = None  # of fine-tuning on train_data; None and no time: none
+    qat_time_s: float | None = None  # end it by then
+    qat_learning_rate: float | None = (
+        None  # this and what follows: None is the default of haqnas.train.recipe
+    )
+    qat_batch_size: int | None = None
+    qat_optimizer: Optimizer | None = None
+    qat_distillation: float | None = None  # share of the loss that compares with the float model's outputs
+    qat_augment: Sequence[Augmentation] = ()  # of images, beside what train_data does itself: "flip", "crop"
     fresh: bool = False  # do not go on from an earlier run
     cache_folder: Path | None = None  # where times of kernels are kept
     progress: Report | None = None  # called as each stage begins
@@ -69,6 +82,14 @@ class CompileOptions(TypedDict, total=False):
     device: str | None
     compare: bool
     strict_bits: bool
+    ptq: PtqMethod
+    qat_epochs: float | None
+    qat_time_s: float | None
+    qat_learning_rate: float | None
+    qat_batch_size: int | None
+    qat_optimizer: Optimizer | None
+    qat_distillation: float | None
+    qat_augment: Sequence[Augmentation]
     fresh: bool
     cache_folder: Path | None
     progress: Report | None
@@ -78,3 +99,22 @@ def hashed_settings(settings: Settings) -> dict[str, object]:
     """The settings that tell one request from another, by name."""
     names = [entry.name for entry in fields(settings) if entry.name not in UNHASHED]
     return {name: getattr(settings, name) for name in names}
+
+
+def recipe_of(settings: Settings) -> Recipe | None:
+    """The fine-tuning that was asked for; raises ConfigurationError for values that make no sense."""
+    given = {
+        "learning_rate": settings.qat_learning_rate,
+        "batch_size": settings.qat_batch_size,
+        "optimizer": settings.qat_optimizer,
+        "distillation": settings.qat_distillation,
+        "augmentation": tuple(settings.qat_augment) or None,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if settings.qat_epochs is None and settings.qat_time_s is None:
+        if chosen:
+            raise ConfigurationError(
+                f"the {', '.join(chosen)} of fine-tuning is given, but no length; add --qat-epochs or --qat-time"
+            )
+        return None
+    return Recipe(epochs=settings.qat_epochs, time_s=settings.qat_time_s, **chosen)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,13 +20,13 @@ from haqnas.devices.cache import KernelCache
 from haqnas.devices.records import RawArray, quantize_inputs
 from haqnas.evaluate import Accuracy, Batches, Judges, sample_batches, score_accuracy
 from haqnas.kernels.row import Geometry
+from haqnas.manifest import Training
 from haqnas.options import Options
-from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
-from haqnas.rewrite.quantize import quantize
 from haqnas.rewrite.serialize import load_graph, save_graph
 from haqnas.rewrite.synthetic import synthetic_batches
 from haqnas.space.policy import Policy
+from haqnas.train_stage import quantized_graph, read_training
 from haqnas.tune import Choices, Request, require_clock, tune
 
 SYNTHETIC_SAMPLES = 64
@@ -46,6 +47,7 @@ class Compiled:
     kernels: Path
     golden_inputs: tuple[RawArray, ...]
     golden_outputs: tuple[RawArray, ...]
+    training: Training | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def run_stages(
     canonical: GraphModule,
     batches: Batches,
     source: str,
+    train_data: Dataset[Any] | None,
     judges: Judges,
     work: Path,
     report: Report,
@@ -91,12 +94,16 @@ def run_stages(
 ) -> Compiled:
     """All stages from quantization to the kernels' object file; finished ones are read from `work`.
 
-    `batches` of `source` are what is calibrated on; `float_score` is that of the float model where it is known.
+    `batches` of `source` are what is calibrated on, `train_data` what is trained on, None for no training;
+    `float_score` is that of the float model where it is known.
     Kernels are chosen by measurement where `timings` is given, which keeps what they take. Raises
     UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
     """
     report("quantize", f"{policy.default}, calibrated on {source}")
-    graph = _kept_graph(work, lambda: integerize(calibrate(quantize(canonical, policy), batches)))
+    note = partial(report, "quantize")
+    graph = _kept_graph(
+        work, lambda: integerize(quantized_graph(options, policy, canonical, batches, train_data, work, note))
+    )
     report("score", "float model and integer graph")
     accuracy = _kept_accuracy(
         work / "accuracy.json", lambda: score_accuracy(model, graph, judges, batches, source, float_score)
@@ -108,7 +115,7 @@ def run_stages(
     )
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
-    return Compiled(policy, graph, accuracy, program, kernels, inputs, outputs)
+    return Compiled(policy, graph, accuracy, program, kernels, inputs, outputs, read_training(work))
 
 
 def _golden_batch(batches: Batches, program: Program) -> tuple[Tensor, ...]:

@@ -121,7 +121,7 @@ def test_finished_stages_are_not_done_again(
     def fail(*_: object, **__: object) -> Any:
         raise AssertionError("this stage was finished")
 
-    monkeypatch.setattr(stages, "quantize", fail)
+    monkeypatch.setattr(stages, "quantized_graph", fail)
     monkeypatch.setattr(stages, "score_accuracy", fail)
     artifact = haqnas.compile(net, EXAMPLE, output=tmp_path / "out")
     assert {check.result for check in artifact.verify()} == {"ok"}

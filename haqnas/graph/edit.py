@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 CONSTANTS = "_constants"
+# Meta of a layer's node that a batch norm was folded into: training wants it back.
+HAD_BATCH_NORM = "had_batch_norm"
 INHERITED = (
     "stack_trace",
     "nn_module_stack",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haqnas.graph.edit import (
+    HAD_BATCH_NORM,
     arguments,
     attribute,
     constant_of,
@@ -296,6 +297,7 @@ def _fold_into_layer(
     taken = {str(other.target) for other in gm.graph.nodes if other.op == "call_module" and other is not x}
     made = emit_module(node, _unused(str(x.target), taken), folded, x.args[0])  # type: ignore[arg-type]
     made.meta.update(inherited_meta(x))
+    made.meta[HAD_BATCH_NORM] = True
     return made
 
 

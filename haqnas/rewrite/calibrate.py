@@ -32,13 +32,13 @@ Batch = tuple[Tensor, ...]
 MIN_CORRECTION_SAMPLES = 8  # the mean error of fewer says more about the samples than about the layer
 
 
-def calibrate(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
+def calibrate(graph: GraphModule, batches: Sequence[Batch], is_corrected: bool = True) -> GraphModule:
     """`calibrate_own` of a copy: the input graph is unchanged."""
-    return calibrate_own(copy.deepcopy(graph), batches)
+    return calibrate_own(copy.deepcopy(graph), batches, is_corrected)
 
 
-def calibrate_own(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
-    """Set the activation ranges of a fake-quantized graph from `batches` and correct the layers' biases, in place.
+def calibrate_own(graph: GraphModule, batches: Sequence[Batch], is_corrected: bool = True) -> GraphModule:
+    """Set the activation ranges of a fake-quantized graph from `batches`, in place; where `is_corrected`, biases too.
 
     For a graph that nobody else holds: copying brevitas' modules takes a third of the time of lowering a network.
     Each batch holds the network's inputs, (n, ...) each. Ranges are those of least squared error on the values that
@@ -54,14 +54,26 @@ def calibrate_own(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
         if name in seen:
             chosen = choose_range(seen[name], quantizer_bits(module))
             set_range(module, chosen.scale, chosen.zero_point)
-    if corrected_layers(graph) and sum(batch[0].shape[0] for batch in batches) >= MIN_CORRECTION_SAMPLES:
+    num_samples = sum(batch[0].shape[0] for batch in batches)
+    if is_corrected and corrected_layers(graph) and num_samples >= MIN_CORRECTION_SAMPLES:
         with correct_bias(graph):
             for batch in batches:
                 graph(*batch)
+    _settle(graph, seen)
+    return graph
+
+
+def settle(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
+    """What `calibrate` does after ranges and biases are chosen, for a graph that has them from training."""
+    settled = copy.deepcopy(graph).eval()
+    _settle(settled, _observe(_with_plain_layers(settled), batches))
+    return settled
+
+
+def _settle(graph: GraphModule, seen: Mapping[str, Histogram]) -> None:
     _round_biases(graph)
     num_outputs = len(_outputs(graph))
     graph.meta["output_steps"] = tuple(_step(seen[_output_key(index)]) for index in range(num_outputs))
-    return graph
 
 
 class _Observer(Interpreter):

@@ -32,6 +32,7 @@ with warnings.catch_warnings():
     from brevitas.core.zero_point import ParameterZeroPoint
     from brevitas.graph.calibrate import _BiasCorrection, bias_correction_mode
     from brevitas.graph.equalize import EqualizeGraph
+    from brevitas.graph.gptq import gptq_mode
     from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType
     from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
 
@@ -127,11 +128,27 @@ def read_integer_weight(module: nn.Module) -> IntegerWeight:
     """The integer weights of a quantized layer, exactly those that its fake quantization simulates."""
     with torch.no_grad():
         quantized = module.quant_weight()  # type: ignore[operator]
-    bits = _weight_bits(module)
+    bits = weight_bits(module)
     low, high = weight_range(bits)
     values = torch.round(quantized.value / quantized.scale).clamp(low, high).to(torch.int8)
     scale = quantized.scale.detach().flatten()
     return IntegerWeight(values, scale.expand(output_channels(module)).clone(), bits)
+
+
+def set_weight(module: nn.Module, weight: Tensor, scale: Tensor) -> None:
+    """Set the weight and the scale, which broadcasts to it, of a quantized layer that the caller owns."""
+    bits = weight_bits(module)
+    with torch.no_grad():
+        module.weight.copy_(weight)  # type: ignore[operator]
+        parameter = module.weight_quant.tensor_quant.scaling_impl.value  # type: ignore[union-attr]
+        assert isinstance(parameter, Tensor)
+        parameter.copy_((scale * weight_range(bits)[1]).reshape(parameter.shape))
+
+
+def weight_scale(module: nn.Module) -> Tensor:
+    """Scale of a layer's quantized weights, as it broadcasts to them."""
+    with torch.no_grad():
+        return module.quant_weight().scale.detach()  # type: ignore[operator, no-any-return]
 
 
 def output_channels(module: nn.Module) -> int:
@@ -162,7 +179,25 @@ class _CorrectBias(_BiasCorrection):
 def corrected_layers(graph: GraphModule) -> tuple[str, ...]:
     """Layers whose bias is worth correcting: with 8-bit weights the mean error vanishes beside all others."""
     names = layer_names(graph)
-    return tuple(name for name in names if _weight_bits(graph.get_submodule(name)) < WEIGHT_BITS[-1])
+    return tuple(name for name in names if weight_bits(graph.get_submodule(name)) < WEIGHT_BITS[-1])
+
+
+def round_by_gptq(graph: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> GraphModule:
+    """A copy of a calibrated graph whose weights are rounded by GPTQ (arXiv 2210.17323), layer by layer, by brevitas.
+
+    The error of each weight is made up for by the weights not yet rounded, as the inputs in `batches` ask for.
+    Binary and transposed layers stay as they are.
+    """
+    rounded = copy.deepcopy(graph).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of layers that it leaves out
+        with gptq_mode(rounded, create_weight_orig=False, act_order=True) as mode:
+            for _ in range(mode.num_layers):
+                for batch in batches:
+                    mode.model(*batch)
+                mode.update()
+    rounded.recompile()  # brevitas leaves a forward method of its own behind
+    return rounded
 
 
 @contextmanager
@@ -174,7 +209,8 @@ def correct_bias(graph: GraphModule) -> Iterator[None]:
         yield
 
 
-def _weight_bits(module: nn.Module) -> int:
+def weight_bits(module: nn.Module) -> int:
+    """Bits of a quantized layer's weights."""
     return int(module.haqnas_weight_bits)  # type: ignore[arg-type]
 
 
