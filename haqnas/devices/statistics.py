@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import scipy  # its parts are loaded where they are used: scipy.stats takes a second
 from numpy.typing import NDArray
-from scipy import stats
 
 CONFIDENCE = 0.95
 LEAST_SAMPLES = 6  # with fewer no interval of the median reaches 95 %
@@ -128,7 +128,9 @@ def median_interval(samples: Sequence[float] | Values, confidence: float = CONFI
     """
     values = np.asarray(samples, np.float64)
     count = effective_count(values)
-    rank = int(stats.binom.ppf((1 - confidence) / 2, count, 0.5))  # least with a greater tail than allowed
+    rank = int(
+        scipy.stats.binom.ppf((1 - confidence) / 2, count, 0.5)
+    )  # least with a greater tail than allowed
     if rank < 1:
         return None
     # The rank-th smallest of `count` independent samples, as a place among all of them.
@@ -174,8 +176,8 @@ def find_drift(samples: Sequence[float] | Values, chance: float = DRIFT_CHANCE) 
     if np.ptp(medians) == 0:
         return None
     third = len(medians) // 3
-    trend = stats.spearmanr(np.arange(len(medians)), medians)
-    step = stats.mannwhitneyu(medians[:third], medians[-third:])
+    trend = scipy.stats.spearmanr(np.arange(len(medians)), medians)
+    step = scipy.stats.mannwhitneyu(medians[:third], medians[-third:])
     first, last = (
         float(np.median(part)) for part in (values[: len(values) // 3], values[-len(values) // 3 :])
     )
@@ -234,7 +236,7 @@ def _skipped_means(pairs: int, chance: float) -> int:
     """
     if pairs > _EXACT_PAIRS:
         mean, deviation = pairs * (pairs + 1) / 4, math.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24)
-        return int(mean + deviation * float(stats.norm.ppf(chance / 2)) - 0.5)
+        return int(mean + deviation * float(scipy.stats.norm.ppf(chance / 2)) - 0.5)
     ways = np.ones(1)  # of each rank sum, over all signs
     for rank in range(1, pairs + 1):
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
@@ -245,4 +247,4 @@ def _signed_rank_p(differences: Values) -> float:
     if not np.any(differences):
         return 1.0
     method = "exact" if len(differences) <= _EXACT_PAIRS else "asymptotic"
-    return float(stats.wilcoxon(differences, method=method).pvalue)
+    return float(scipy.stats.wilcoxon(differences, method=method).pvalue)
