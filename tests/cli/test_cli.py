@@ -96,6 +96,13 @@ def test_bits_of_a_policy_reach_the_binary(haqnas: Haqnas, tmp_path: Path) -> No
     assert haqnas("verify", tmp_path / "out").returncode == 0
 
 
+def test_strict_bits_refuse_what_is_unpacked_in_memory(haqnas: Haqnas, tmp_path: Path) -> None:
+    options = ("--bits", "w4a8", "--strict-bits", "--no-compare", "--quiet")
+    result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", *options)
+    refuse(result, 5, "conv: its weights are stored in 4 bits and unpacked to 8 in memory")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_without_data_agreement_is_scored_and_said(haqnas: Haqnas, tmp_path: Path) -> None:
     result = haqnas("compile", write(tmp_path, GOOD), "-o", tmp_path / "out", "--json", "--quiet")
     accuracy = json.loads(result.stdout)["accuracy"]
