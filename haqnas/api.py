@@ -86,7 +86,10 @@ def compile(
             cache_folder = settings.cache_folder or default_cache_folder()
             report("bits", "to be searched" if policy is None else str(policy.default))
             batches = samples.read()
-            data = Given(model, canonical, example_inputs, batches, samples.source, train_data, evaluate)
+            data = Given(
+                *(model, canonical, example_inputs, batches, samples.source, train_data, evaluate),
+                ptq=settings.ptq,
+            )
             chosen = choose_bits(
                 checked, policy, data, work, cache_folder, versions, lambda note: report("bits", note)
             )

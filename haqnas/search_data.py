@@ -15,8 +15,7 @@ from haqnas.bit_search import Judge
 from haqnas.evaluate import SCORE_BATCH_SIZE, Batches, Evaluate, checked_score, dataset_length
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
-from haqnas.rewrite.calibrate import calibrate_own
-from haqnas.rewrite.quantize import quantize
+from haqnas.rewrite.ptq import DEFAULT_METHOD, PtqMethod, quantize_without_training
 from haqnas.space.policy import Policy
 from haqnas.train.score import score_agreement, score_top1
 from haqnas.train.sensitivity import Sensitivity, estimate_loss, measure_divergence
@@ -43,6 +42,7 @@ class Given:
     source: str  # of the batches
     train_data: Dataset[Any] | None
     evaluate: Evaluate | None
+    ptq: PtqMethod = DEFAULT_METHOD  # how policies are quantized to be judged
 
 
 def find_sensitivity(
@@ -81,7 +81,7 @@ def make_judge(given: Given, seed: int) -> Judge:
     """Reads accuracy on a part of the training data, else agreement with the float model on what is calibrated on."""
 
     def simulate(policy: Policy) -> GraphModule:
-        return calibrate_own(quantize(given.canonical, policy), given.batches)
+        return quantize_without_training(given.canonical, policy, given.batches, given.ptq)
 
     if given.train_data is None:
         return Judge(

@@ -158,6 +158,18 @@ def test_the_users_own_score_judges_on_the_search_split(digits):
     assert seen == [648, 648, 648]  # the float model is scored once
 
 
+def test_policies_are_judged_as_they_will_be_quantized(digits, monkeypatch):
+    methods = []
+
+    def quantized(canonical, policy, batches, method):
+        methods.append(method)
+        return canonical
+
+    monkeypatch.setattr(search_data, "quantize_without_training", quantized)
+    make_judge(replace(digits, ptq="gptq"), 0).drop_of(Policy(WIDEST))
+    assert methods == ["gptq"]
+
+
 def test_the_search_split_is_a_seeded_part_of_the_training_data(digits):
     first, again, other = (search_split(digits.train_data, seed) for seed in (0, 0, 1))
     assert first.indices == again.indices != other.indices
