@@ -41,7 +41,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@command -v cmake > /dev/null || { echo "make test needs cmake and a C++ compiler (Debian, Ubuntu: apt install cmake g++)" >&2; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark -m "not benchmarks" -n $(JOBS) --dist loadgroup $(if $(FAST),--fast) $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark -m "not benchmarks" -n $(JOBS) $(if $(FAST),--fast) $(PYTEST_FLAGS)
 	mkdir -p build && cmake -S . -B build/cmake -DCMAKE_BUILD_TYPE=Debug > build/cmake.log || { cat build/cmake.log; exit 1; }
 	cmake --build build/cmake --parallel $(JOBS)
 	ctest --test-dir build/cmake --output-on-failure

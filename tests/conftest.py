@@ -10,6 +10,7 @@ import shutil
 import signal
 import zlib
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -24,6 +25,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "haqnas")
 
 # The tests' networks are small, and torch's threads wait for each other badly on a machine that does other work.
 torch.set_num_threads(1)
+
+MODULE_FIXTURE = 'scope="module"'  # in the text of a file whose tests share what is made once
+# Their fixtures stand elsewhere; those of one folder share them.
+ONE_PROCESS = ("tests/cli/test_cli", "tests/cli/test_bench", "tests/devices/test_ssh")
 
 EMULATORS = {"arm": "qemu-aarch64", "riscv": "qemu-riscv64"}
 
@@ -50,12 +55,7 @@ def pytest_report_header() -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        group = _sharing_group(item)
-        if group is not None and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(group))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -63,18 +63,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in slow]
 
 
-def _sharing_group(item: pytest.Item) -> str | None:
-    """Tests that use what is made once for a file or a folder stay together: two processes would each make it."""
-    if not isinstance(item, pytest.Function):
-        return None
-    used = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
-    folders = {made.baseid for made in used if made.scope == "session"} - {
-        "",
-        "tests",
-    }  # pytest's own, and cheap ones
-    if folders:
-        return max(folders)
-    return item.nodeid.partition("::")[0] if any(made.scope == "module" for made in used) else None
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file with fixtures of its own stay in one process: two would each make them, in half a minute.
+
+    By files, because `xdist_group` does nothing with pytest 9.2: pytest-xdist 3.8 writes the group where that no longer
+    reads it.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharing(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            if path.startswith(ONE_PROCESS):
+                return str(Path(path).parent)
+            return path if MODULE_FIXTURE in (REPOSITORY / path).read_text() else nodeid
+
+    return BySharing(config, log)
 
 
 def require_program(program: str, package: str = "qemu-user", places: str | None = None) -> str:

@@ -12,8 +12,6 @@ from haqnas.devices import ssh
 from haqnas.devices.device import Completed
 from tests.devices.servers import SshServer, free_port
 
-pytestmark = pytest.mark.xdist_group("device_commands")  # the servers are started once, in one process
-
 MODEL = """
 import torch
 from torch import nn

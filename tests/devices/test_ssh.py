@@ -25,8 +25,6 @@ from tests.conftest import require_program
 from tests.devices.programs import running, wait_until
 from tests.devices.servers import SshServer, free_port
 
-pytestmark = pytest.mark.xdist_group("ssh")  # the servers are started once, in one process
-
 HOST = read_host_cpu()
 
 

@@ -27,8 +27,6 @@ from haqnas.hardware import find_profile
 from tests.devices.programs import running, wait_until
 from tests.devices.servers import free_port, serving
 
-pytestmark = pytest.mark.xdist_group("tvm_rpc")  # the servers are started once, in one process
-
 HOST = read_host_cpu()
 
 

@@ -11,7 +11,7 @@ from haqnas.graph.load import load_model
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "cifar10_resnet.py"
 FIRST = 500
 
-pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.xdist_group("cifar10")]
+pytestmark = [pytest.mark.data, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

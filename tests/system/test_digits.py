@@ -17,7 +17,6 @@ TARGETS = [
     pytest.param("arm-cpu", marks=pytest.mark.arm),
     pytest.param("riscv64", marks=pytest.mark.riscv),
 ]
-pytestmark = pytest.mark.xdist_group("digits")  # the artefacts are compiled once, in one process
 
 THREADED_C = r"""
 #include "digits.h"
@@ -67,7 +66,7 @@ def run_haqnas(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """target -> the artefact's directory, each compiled once from the command line."""
     folder = tmp_path_factory.mktemp("digits")
