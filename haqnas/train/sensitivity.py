@@ -8,6 +8,7 @@ second moment. That expectation is the sum of (dL/dy * delta y)**2 over all labe
 network finds them: labels of the data would say nothing where a trained network is sure of them.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,17 +126,20 @@ class _Quantizers:
         self._ranges: dict[tuple[Node, int], Range] = {}
         self._weights: dict[tuple[str, int], Tensor] = {}
 
-    def run(self, node: Node, inputs: Tensor, spec: QuantSpec) -> Tensor:
-        """The output of the layer that `node` calls, with what it reads and its weights at `spec`."""
+    def read(self, node: Node, inputs: Tensor, act_bits: int) -> Tensor:
+        """What the layer that `node` calls reads, rounded."""
+        source = node.all_input_nodes[0]
+        if (source, act_bits) not in self._ranges:
+            self._ranges[source, act_bits] = choose_range(self._seen[source], act_bits)
+        return _rounded(inputs, self._ranges[source, act_bits], act_bits)
+
+    def run(self, node: Node, read: Tensor, weight_bits: int) -> Tensor:
+        """The output of the layer that `node` calls, with its weights rounded."""
         name = str(node.target)
         layer = self.graph.get_submodule(name)
-        source = node.all_input_nodes[0]
-        if (source, spec.act_bits) not in self._ranges:
-            self._ranges[source, spec.act_bits] = choose_range(self._seen[source], spec.act_bits)
-        if (name, spec.weight_bits) not in self._weights:
-            self._weights[name, spec.weight_bits] = quantized_weight(layer, spec.weight_bits)
-        read = _rounded(inputs, self._ranges[source, spec.act_bits], spec.act_bits)
-        output = functional_call(layer, {"weight": self._weights[name, spec.weight_bits]}, (read,))
+        if (name, weight_bits) not in self._weights:
+            self._weights[name, weight_bits] = quantized_weight(layer, weight_bits)
+        output = functional_call(layer, {"weight": self._weights[name, weight_bits]}, (read,))
         assert isinstance(output, Tensor)
         return output
 
@@ -162,8 +166,14 @@ def _changes(
     layer = quantizers.graph.get_submodule(str(node.target))
     with torch.no_grad():
         exact = layer(inputs)
-        for spec in choices[str(node.target)]:
-            yield spec, _without_bias(quantizers.run(node, inputs, spec) - exact, layer, spec)
+        specs = sorted(choices[str(node.target)], key=lambda spec: spec.act_bits)
+        for act_bits, equal in itertools.groupby(specs, lambda spec: spec.act_bits):
+            read = quantizers.read(node, inputs, act_bits)
+            for spec in equal:
+                yield (
+                    spec,
+                    _without_bias(quantizers.run(node, read, spec.weight_bits) - exact, layer, spec),
+                )
 
 
 class _OneQuantized(Interpreter):
@@ -178,7 +188,8 @@ class _OneQuantized(Interpreter):
         if n.op != "call_module" or n.target != self.layer:
             return exact
         layer = self.quantizers.graph.get_submodule(self.layer)
-        change = self.quantizers.run(n, self.env[n.all_input_nodes[0]], self.spec) - exact
+        read = self.quantizers.read(n, self.env[n.all_input_nodes[0]], self.spec.act_bits)
+        change = self.quantizers.run(n, read, self.spec.weight_bits) - exact
         return exact + _without_bias(change, layer, self.spec)
 
 
