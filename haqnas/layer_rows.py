@@ -25,6 +25,7 @@ def layer_rows(
 ) -> tuple[LayerRow, ...]:
     """One row per layer of the program: bits requested, simulated, and as `found` in the binary."""
     num_weights = {layer.name: layer.num_weights for layer in list_layers(canonical)}
+    with_weights = {layer.name for layer in program.layers if layer.packing is not None}
     simulated = simulated_bits(integer_graph)
     in_binary = iter(found)
     narrowed = {str(node.target) for node, _ in plan_quantizers(canonical, policy).narrowed}
@@ -33,15 +34,17 @@ def layer_rows(
         start = layer.weight_offset_bytes
         packed = program.constants[start : start + layer.packed_bytes]
         held = next(in_binary) if layer.packing is not None else None
-        asked = str(policy.spec_of(layer.name)) if layer.name in num_weights else None
-        bits = (asked, simulated.get(layer.name), held.emitted if held else None)
+        # What follows a layer in float goes under its name too.
+        is_layer = held is not None or layer.name not in with_weights
+        asked = str(policy.spec_of(layer.name)) if is_layer and layer.name in num_weights else None
+        bits = (asked, simulated.get(layer.name) if is_layer else None, held.emitted if held else None)
         return LayerRow(
             name=layer.name,
             kind=layer.kind,
             requested=bits[0],
             simulated=bits[1],
             emitted=bits[2],
-            num_weights=num_weights.get(layer.name, 0),
+            num_weights=num_weights.get(layer.name, 0) if is_layer else 0,
             packed_bytes=layer.packed_bytes,
             weight_offset_bytes=start,
             weights_sha256=hashlib.sha256(packed).hexdigest(),

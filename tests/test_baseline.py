@@ -81,7 +81,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
         (folder / name).mkdir()
         judges = Judges(None, None, None)
         return run_stages(
-            *(options, policy, model, canonical, batches, "synthetic", judges),
+            *(options, policy, model, canonical, batches, "synthetic", None, judges),
             *(folder / name, lambda stage, note: None, None),
         )
 

@@ -110,7 +110,7 @@ def test_verify_accepts_what_compile_made(target, compiled):
     result = run_haqnas("verify", str(compiled(target)), "--json")
     assert result.returncode == 0, result.stderr
     checks = json.loads(result.stdout)["checks"]
-    assert {check["name"] for check in checks} == {"files", "reference", "self test", "binary"}
+    assert {check["name"] for check in checks} == {"files", "layers", "reference", "self test", "binary"}
     assert all(check["result"] == "ok" for check in checks)
 
 
