@@ -1,10 +1,12 @@
 """The table of layers that stands in front of the constants of every binary, for `inspect` and `verify` to read.
 
-Text, one line a layer with weights, filled up with zeros to whole lines of the cache; the constants begin behind it, so
-that a layer's packed weights are found in an executable and in a library alike, without symbols and without running it.
+Deflated text, one line a layer with weights, filled up with zeros to whole lines of the cache; the constants begin
+behind it, so that a layer's packed weights are found in an executable and in a library alike, without symbols and
+without running it.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ from haqnas.codegen.program import Pointer, Program, Region
 from haqnas.errors import VerificationError
 
 MAGIC = "HAQNAS-LAYERS"
-SCHEMA = 1
+SCHEMA = 2
 ALIGNMENT = 64
 _SIZE_DIGITS = 8
 
@@ -71,7 +73,9 @@ def encode_table(program: Program) -> bytes:
         f"\t{row.offset_bytes}\t{row.packed_bytes}"
         for row in rows
     ]
-    body = "\n".join(lines).encode()
+    body = zlib.compress(
+        "\n".join(lines).encode(), 9
+    )  # a third of it: a program has 100 kB for all but weights
     digest = hashlib.sha256(body).hexdigest()[:16]
     start = f"{MAGIC} {SCHEMA} {program.name} "
     rest = f" {len(body)} {len(program.constants)} {digest}\n"
@@ -93,8 +97,8 @@ def find_table(data: bytes, name: str, place: str) -> LayerTable:
         size, body_bytes, constants_bytes = map(int, head.decode().split()[3:6])
         body = data[start + len(head) + 1 : start + len(head) + 1 + body_bytes]
         is_whole = hashlib.sha256(body).hexdigest()[:16] == head.decode().split()[6]
-        rows = tuple(_decode_rows(body.decode()))
-    except (ValueError, IndexError):
+        rows = tuple(_decode_rows(zlib.decompress(body).decode()))
+    except (ValueError, IndexError, zlib.error):
         is_whole, size, constants_bytes, rows = False, 0, 0, ()
     if not is_whole or start + size + constants_bytes > len(data):
         raise VerificationError(f"{place}: its table of layers is damaged; compile again")
