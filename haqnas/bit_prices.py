@@ -8,14 +8,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
 
-from haqnas.artifact import run_reference, write_atomically
+from haqnas.artifact import write_atomically
 from haqnas.codegen.link import Linker
 from haqnas.codegen.program import Program
 from haqnas.devices.cache import KernelCache, kernel_context
@@ -24,7 +24,7 @@ from haqnas.devices.kernel_times import Kernel, KernelTime, kernels_of
 from haqnas.errors import ConfigurationError, DeviceError, HaqnasError
 from haqnas.hardware import HardwareProfile
 from haqnas.latency_table import LatencyTable, Prediction, Provenance, amount_of, predict
-from haqnas.measure import WHOLE, Array, Bench, Subject, measure
+from haqnas.measure import WHOLE, Bench, measure
 from haqnas.pricing import (
     SUM,
     Conversion,
@@ -36,6 +36,7 @@ from haqnas.pricing import (
     layer_prices,
     lower_uniform,
     program_times,
+    subject_of,
 )
 from haqnas.quantspec import QuantSpec
 from haqnas.space.knobs import WIDEST
@@ -59,6 +60,14 @@ class TimeSource:
     def is_empty(self) -> bool:
         """Whether no time is known, for example because its cache was deleted."""
         return self.table is None and (self.bench is None or not self.bench.cache.known())
+
+    @property
+    def unit(self) -> Unit:
+        """What the times are counts of."""
+        if self.table is not None:
+            return "s" if self.table.provenance.unit == "ns" else "instructions"
+        assert self.bench is not None  # there is a table or a bench
+        return "s" if self.bench.device.latency_kind == "measured" else "instructions"
 
     @property
     def key(self) -> str:
@@ -141,20 +150,20 @@ def find_prices(
             if spec == WIDEST:
                 raise
             refused[spec] = str(error)
-    table, words, failures = _times_of(uniforms, source, name, folder, note)
+    times, model, words, failures = _times_of(uniforms, source, name, folder, note)
     refused |= failures
     sound = [uniform for uniform in uniforms if uniform.spec not in failures]
     sizes = {uniform.spec: _packed_bytes(uniform.program) for uniform in sound}
-    prices = layer_prices(canonical, sound, table.kernels)
+    prices = layer_prices(canonical, sound, times)
     return BitPrices(
         prices=prices,
-        model=table.model,
+        model=model,
         sizes={
             layer: {spec: by_layer.get(layer, 0) for spec, by_layer in sizes.items()}
             for layer in prices.layers
         },
         fixed_bytes=sound[0].program.packed_weight_bytes - sum(sizes[WIDEST].values()),
-        unit="s" if table.provenance.unit == "ns" else "instructions",
+        unit=source.unit,
         source=words,
         refused=refused,
     )
@@ -166,8 +175,8 @@ def _packed_bytes(program: Program) -> dict[str, int]:
 
 def _times_of(
     uniforms: Sequence[Uniform], source: TimeSource, name: str, folder: Path, note: Note
-) -> tuple[LatencyTable, str, dict[QuantSpec, str]]:
-    """A table with the times of all kernels, where they come from, and the bits that do not run."""
+) -> tuple[dict[Kernel, KernelTime], NetworkModel, str, dict[QuantSpec, str]]:
+    """Times of all kernels, the network model, where they come from, and the bits that do not run."""
     known = dict(source.table.kernels) if source.table else {}
     missing = [
         uniform for uniform in uniforms if any(kernel not in known for kernel in kernels_of(uniform.program))
@@ -177,7 +186,7 @@ def _times_of(
     model = source.table.model if source.table else None
     if source.bench is not None and missing:
         subjects = {
-            f"{name} {uniform.spec}": _subject(f"{name} {uniform.spec}", uniform) for uniform in missing
+            f"{name} {uniform.spec}": subject_of(f"{name} {uniform.spec}", uniform) for uniform in missing
         }
         found = measure(list(subjects.values()), source.bench, folder, lambda _, text: note(text))
         known |= {kernel: amount for kernel, amount in found.times.items() if kernel[0] != WHOLE}
@@ -185,9 +194,8 @@ def _times_of(
         model = model or fit_model(runs.values())
         words = f"measured on {source.bench.device.uri}" + (f", {words}" if words else "")
         failures = _failed(missing, found.failures, name)
-    table = _table(source, known, model)
     estimated = {
-        kernel: KernelTime(amount_of(table, kernel), 0.0, 0)
+        kernel: KernelTime(amount_of(known, kernel), 0.0, 0)
         for uniform in missing
         if uniform.spec not in failures
         for kernel in kernels_of(uniform.program)
@@ -195,7 +203,7 @@ def _times_of(
     }
     if estimated:
         words += f"; {len(estimated)} kernels estimated from others"
-    return replace(table, kernels={**known, **estimated}), words, failures
+    return {**known, **estimated}, model or SUM, words, failures
 
 
 def _failed(uniforms: Sequence[Uniform], failures: Mapping[str, str], name: str) -> dict[QuantSpec, str]:
@@ -216,32 +224,13 @@ def _described(table: LatencyTable | None) -> str:
     return f"table of {made_of.date}, {made_of.kind} on {made_of.device}"
 
 
-def _table(
-    source: TimeSource, kernels: Mapping[Kernel, KernelTime], model: NetworkModel | None
-) -> LatencyTable:
-    if source.table is not None:
-        return replace(source.table, kernels=kernels)
-    assert source.bench is not None  # there is a table or a bench
-    device = source.bench.device
-    unit = "ns" if device.latency_kind == "measured" else "instructions"
-    made_of = Provenance(device.latency_kind, unit, device.uri, "today", {})  # type: ignore[arg-type]
-    return LatencyTable(made_of, model or SUM, kernels)
-
-
-def _subject(label: str, uniform: Uniform) -> Subject:
-    def expected(inputs: Sequence[Array]) -> Sequence[Array]:
-        return run_reference(uniform.graph, inputs, uniform.program.inputs)
-
-    return Subject(label, uniform.program, expected)
-
-
 def predict_program(program: Program, source: TimeSource, model: NetworkModel) -> Prediction | None:
     """The latency of a lowered policy by all times that are known; None where there are none."""
     known = dict(source.table.kernels) if source.table else {}
     if source.bench is not None:
         measured = source.bench.cache.known()
         known |= {kernel: amount for kernel, amount in measured.items() if kernel[0] != WHOLE}
-    return predict(_table(source, known, model), program) if known else None
+    return predict(known, model, program)
 
 
 # Kept between runs --------------------------------------------------------------------------------------------

@@ -143,10 +143,11 @@ def search_bits(search: Search, budget: Budget, sensitivity: Sensitivity, judge:
         policy = _fastest_within(
             problem, sensitivity, DEFAULT_MAX_DROP if allowed is None else allowed, drop_of
         )
+        own = _lowered(search, policy)
     else:
-        policy = _least_loss(problem, sensitivity, budget, search)
+        policy, own = _least_loss(problem, sensitivity, budget, search)
     drop = drop_of(policy) if search.budgets.max_drop is not None or drops else None
-    record = _record(search, problem, sensitivity, policy)
+    record = _record(search, problem, sensitivity, policy, own)
     return Found(
         policy,
         replace(
@@ -170,24 +171,25 @@ def _policy_within(problem: Problem, sensitivity: Sensitivity, budget: Budget) -
     return found.policy(problem.space)
 
 
-def _least_loss(problem: Problem, sensitivity: Sensitivity, budget: Budget, search: Search) -> Policy:
+def _least_loss(
+    problem: Problem, sensitivity: Sensitivity, budget: Budget, search: Search
+) -> tuple[Policy, "_Own"]:
     """Where the program of the ILP's answer is over a budget, the next answer has to save as much more."""
     policy = _policy_within(problem, sensitivity, budget)
     assert policy is not None  # the budget was checked
-    limits = budget
+    own, limits = _lowered(search, policy), budget
     for _ in range(REPAIRS):
-        own = _lowered(search, policy)
         if _excess(own.latency, budget.latency) <= 1 and _excess(own.size_bytes, budget.size_bytes) <= 1:
-            return policy
+            break
         limits = Budget(
             _tightened(limits.latency, _excess(own.latency, budget.latency)),
             _tightened(limits.size_bytes, _excess(own.size_bytes, budget.size_bytes)),
         )
         tighter = _policy_within(problem, sensitivity, limits)
         if tighter is None:
-            return policy
-        policy = tighter
-    return policy
+            break
+        policy, own = tighter, _lowered(search, tighter)
+    return policy, own
 
 
 def _excess(amount: float, limit: float | None) -> float:
@@ -237,9 +239,10 @@ def _lowered(search: Search, policy: Policy) -> _Own:
     return _Own(found.amount, program.packed_weight_bytes)
 
 
-def _record(search: Search, problem: Problem, sensitivity: Sensitivity, policy: Policy) -> SearchRecord:
+def _record(
+    search: Search, problem: Problem, sensitivity: Sensitivity, policy: Policy, own: "_Own"
+) -> SearchRecord:
     int8 = Policy(WIDEST)
-    own = _lowered(search, policy)
     return SearchRecord(
         strategy="ilp",
         sensitivity=sensitivity.method,

@@ -6,7 +6,7 @@ compared as text. docs/profiling-a-new-target.md describes every field.
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,7 +21,6 @@ from haqnas.devices.kernel_times import Kernel, KernelTime, kernels_of
 from haqnas.devices.latency import Latency
 from haqnas.errors import ConfigurationError
 from haqnas.hardware import read_measured
-from haqnas.measure import WHOLE
 from haqnas.pricing import Cost, NetworkModel, ProgramTime
 
 SCHEMA = 1
@@ -171,19 +170,19 @@ def _program_row(run: ProgramTime, step: float) -> str:
     return f"[{run.whole * step:.{digits}f}, {run.kernels.amount * step:.{digits}f}, {run.kernels.calls}]"
 
 
-def predict(table: LatencyTable, program: Program) -> Prediction | None:
-    """End to end by the table; unknown kernels are estimated from those most like them.
+def predict(known: Mapping[Kernel, KernelTime], model: NetworkModel, program: Program) -> Prediction | None:
+    """End to end by the times of `known` kernels; others are estimated from those most like them.
 
-    None of an empty table.
+    None where nothing is known.
     """
-    if not table.kernels:
+    if not known:
         return None
     cost, estimated = Cost(), 0.0
     for kernel in kernels_of(program):
-        amount = amount_of(table, kernel)
-        estimated += 0.0 if kernel in table.kernels else amount
+        amount = amount_of(known, kernel)
+        estimated += 0.0 if kernel in known else amount
         cost += Cost(amount, 1)
-    return Prediction(table.model.total(cost), estimated / cost.amount if cost.amount else 0.0)
+    return Prediction(model.total(cost), estimated / cost.amount if cost.amount else 0.0)
 
 
 def predict_layers(table: LatencyTable, program: Program) -> dict[str, float] | None:
@@ -195,15 +194,14 @@ def predict_layers(table: LatencyTable, program: Program) -> dict[str, float] | 
         return None
     amounts: dict[str, float] = {}
     for call, kernel in zip(program.calls, kernels_of(program), strict=True):
-        known = table.kernels.get(kernel)
-        amount = table.model.total(Cost(known.amount if known else _estimate(table, kernel), 1))
+        amount = table.model.total(Cost(amount_of(table.kernels, kernel), 1))
         amounts[call.layer] = amounts.get(call.layer, 0.0) + amount
     return amounts
 
 
 def predicted_latency(table: LatencyTable, program: Program) -> Latency | None:
     """`predict` as a latency; None where nothing can be said."""
-    found = predict(table, program)
+    found = predict(table.kernels, table.model, program)
     if found is None:
         return None
     made_of = table.provenance
@@ -217,22 +215,22 @@ def predicted_latency(table: LatencyTable, program: Program) -> Latency | None:
     return Latency("predicted", source, 0, median_s=time_s, instructions=count, warnings=warnings)
 
 
-def amount_of(table: LatencyTable, kernel: Kernel) -> float:
-    """What a kernel takes by a table that is not empty, which need not know it."""
-    known = table.kernels.get(kernel)
-    return known.amount if known else _estimate(table, kernel)
+def amount_of(known: Mapping[Kernel, KernelTime], kernel: Kernel) -> float:
+    """What a kernel takes by the times of `known` ones, of which there is at least one."""
+    own = known.get(kernel)
+    return own.amount if own else _estimate(known, kernel)
 
 
-def _estimate(table: LatencyTable, kernel: Kernel) -> float:
+def _estimate(known: Mapping[Kernel, KernelTime], kernel: Kernel) -> float:
     """constant + slope * work, fitted to the nearest kernels by least relative squares."""
-    near = _nearest(table, kernel)
+    near = _nearest(known, kernel)
     amounts = np.array([time.amount for _, time in near])
     works = np.array([[1.0, work_of(signature)] for signature, _ in near])
     (constant, slope), _ = nnls(works / amounts[:, None], np.ones(len(amounts)))
     return float(constant + slope * work_of(kernel[1]))
 
 
-def _nearest(table: LatencyTable, kernel: Kernel) -> list[tuple[str, KernelTime]]:
+def _nearest(known: Mapping[Kernel, KernelTime], kernel: Kernel) -> list[tuple[str, KernelTime]]:
     """Kernels of the same function, else of those whose names begin alike, else of those that loop alike."""
 
     def likeness(other: Kernel) -> tuple[int, bool]:
@@ -241,8 +239,8 @@ def _nearest(table: LatencyTable, kernel: Kernel) -> list[tuple[str, KernelTime]
         loops_alike = kernel[1].partition("=")[0] == other[1].partition("=")[0]
         return (begins_alike if begins_alike > 1 else 0) + 100 * (other[0] == kernel[0]), loops_alike
 
-    best = max(map(likeness, table.kernels))
-    return [(other[1], time) for other, time in table.kernels.items() if likeness(other) == best]
+    best = max(map(likeness, known))
+    return [(other[1], time) for other, time in known.items() if likeness(other) == best]
 
 
 def work_of(signature: str) -> float:
@@ -253,11 +251,3 @@ def work_of(signature: str) -> float:
         counted = [words[name] for name in ("extents", "size", "groups", "gaps") if name in words][:1]
     numbers = [int(part) for text in counted for part in text.replace("x", ",").split(",") if part.isdigit()]
     return float(prod(numbers)) if numbers else 1.0
-
-
-def without_wholes(
-    times: Mapping[Kernel, KernelTime], programs: Sequence[Program]
-) -> dict[Kernel, KernelTime]:
-    """The kernels of `programs`: what a table records."""
-    wanted = {kernel for program in programs for kernel in kernels_of(program)}
-    return {kernel: time for kernel, time in times.items() if kernel in wanted and kernel[0] != WHOLE}

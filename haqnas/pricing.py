@@ -14,12 +14,13 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.fx import GraphModule
 
+from haqnas.artifact import run_reference
 from haqnas.codegen.lower import lower
 from haqnas.codegen.program import Program
 from haqnas.devices.kernel_times import Kernel, KernelTime, kernels_of
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
-from haqnas.measure import whole_kernel
+from haqnas.measure import Array, Subject, whole_kernel
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
@@ -110,6 +111,15 @@ def lower_uniform(
     """The network at `spec`, calibrated on `batches`. Raises UnsupportedModelError."""
     graph = integerize(calibrate_own(quantize(canonical, Policy(spec)), batches))
     return Uniform(spec, graph, lower(graph, profile, name))
+
+
+def subject_of(label: str, uniform: Uniform) -> Subject:
+    """A uniform program to be measured, checked against its integer graph."""
+
+    def expected(inputs: Sequence[Array]) -> Sequence[Array]:
+        return run_reference(uniform.graph, inputs, uniform.program.inputs)
+
+    return Subject(label, uniform.program, expected)
 
 
 def program_cost(program: Program, times: Mapping[Kernel, KernelTime]) -> Cost:

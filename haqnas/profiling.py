@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from haqnas.artifact import run_reference
 from haqnas.errors import DeviceError, HaqnasError
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
-from haqnas.measure import Array, Bench, Measured, Subject, measure
-from haqnas.pricing import LayerPrices, Uniform, layer_prices, lower_uniform
+from haqnas.measure import Bench, Measured, measure
+from haqnas.pricing import LayerPrices, Uniform, layer_prices, lower_uniform, subject_of
 from haqnas.quantspec import QuantSpec
 
 DEFAULT_BITS = tuple(
@@ -85,7 +84,7 @@ def survey(
         uniforms = _lower_all(
             canonical, network, ordered, bench, refused, partial(_count, report, done, total)
         )
-        subjects = [_subject(network.name, uniform) for uniform in uniforms]
+        subjects = [subject_of(f"{network.name} {uniform.spec}", uniform) for uniform in uniforms]
         report_programs = partial(_count, report, done + len(ordered), total)
 
         measured = measure(subjects, bench, folder / str(index), report_programs)
@@ -123,13 +122,6 @@ def _lower_all(
                 raise
             refused.setdefault(spec, f"{network.name}: {error}")
     return tuple(found)
-
-
-def _subject(network: str, uniform: Uniform) -> Subject:
-    def expected(inputs: Sequence[Array]) -> Sequence[Array]:
-        return run_reference(uniform.graph, inputs, uniform.program.inputs)
-
-    return Subject(f"{network} {uniform.spec}", uniform.program, expected)
 
 
 def _judged(

@@ -94,7 +94,7 @@ def table_for(program, amount=work_of):
 
 def test_known_kernels_are_summed(program):
     table = table_for(program)
-    found = predict(table, program)
+    found = predict(table.kernels, table.model, program)
     expected = sum(table.kernels[kernel].amount for kernel in kernels_of(program)) + 2.0 * len(program.calls)
     assert (found.amount, found.estimated) == (pytest.approx(expected), 0.0)
 
@@ -104,7 +104,10 @@ def test_an_unknown_shape_is_estimated_from_others_of_its_function(program):
     kernels = list(table.kernels)
     missing = next(k for k in kernels if sum(other[0] == k[0] for other in kernels) > 2)
     partial = replace(table, kernels={k: v for k, v in table.kernels.items() if k != missing})
-    found, exact = predict(partial, program), predict(table, program)
+    found, exact = (
+        predict(partial.kernels, partial.model, program),
+        predict(table.kernels, table.model, program),
+    )
     assert found.amount == pytest.approx(exact.amount)  # the made-up times are linear in the work
     assert 0 < found.estimated < 1
 
@@ -113,13 +116,16 @@ def test_an_unknown_function_is_estimated_from_the_most_like(program):
     table = table_for(program)
     function = next(name for name, _ in kernels_of(program) if "add" in name)
     partial = replace(table, kernels={k: v for k, v in table.kernels.items() if k[0] != function})
-    found, exact = predict(partial, program), predict(table, program)
+    found, exact = (
+        predict(partial.kernels, partial.model, program),
+        predict(table.kernels, table.model, program),
+    )
     assert found.amount == pytest.approx(exact.amount)  # its like without the sum is linear in the same work
     assert found.estimated > 0.1
 
 
 def test_an_empty_table_predicts_nothing(program):
-    assert predict(replace(table_for(program), kernels={}), program) is None
+    assert predict({}, table_for(program).model, program) is None
 
 
 def test_work_counts_what_a_signature_says():
