@@ -33,10 +33,6 @@ class Budgets:
     size: Limit | None = None
     max_drop: float | None = None
 
-    @property
-    def is_any(self) -> bool:
-        return (self.latency, self.size, self.max_drop) != (None, None, None)
-
 
 def read_budgets(latency: str | None, size: str | None, max_drop: float | None) -> Budgets:
     """Budgets from options; raises ConfigurationError."""

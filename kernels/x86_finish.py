@@ -294,12 +294,6 @@ class PackedEpilogue:
             members = [min(first + k, pixels.count - 1) for k in range(self.together)]
             self.write_members(pixels, members, images, block)
 
-    def write_group(self, pixels: Pixels, index: Expr, images: Images, block: Block) -> None:
-        """End group `index`; one that is not whole ends its last pixel more than once."""
-        members = [index * self.together]
-        members += [T.min(index * self.together + k, pixels.count - 1) for k in range(1, self.together)]
-        self.write_members(pixels, members, images, block)
-
     def write_members(
         self, pixels: Pixels, members: Sequence[Expr], images: Images, block: Block, is_dense: bool = False
     ) -> None:

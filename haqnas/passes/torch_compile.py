@@ -111,14 +111,14 @@ class _Network:
     """One graph with one set of weights, compiled."""
 
     artifact: Artifact
-    library: SharedLibrary
+    loaded: SharedLibrary
     weights: tuple[Tensor, ...]  # kept, so that nothing else takes their places in memory
 
     def run(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Batches (n, ...) to batches (n, ...)."""
         manifest = self.artifact.manifest
         records = quantize_inputs([part.detach().numpy() for part in data], manifest.inputs)
-        outputs = self.library.run(records)
+        outputs = self.loaded.run(records)
         return tuple(
             torch.from_numpy(dequantize(values, info))
             for values, info in zip(outputs, manifest.outputs, strict=True)

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 from torch.fx import GraphModule
 
 from haqnas.errors import ConfigurationError
-from haqnas.rewrite.calibrate import Batch, calibrate
+from haqnas.rewrite.calibrate import Batch, calibrate_own
 from haqnas.rewrite.quantize import equalize, quantize, round_by_gptq
 from haqnas.rewrite.trainable import make_trainable, restore
 from haqnas.space.policy import Policy
@@ -34,8 +34,8 @@ def quantize_without_training(
     """The calibrated fake-quantized graph of a canonical graph, which stays unchanged; raises as its parts do."""
     fake = quantize(equalize(canonical) if method == "equalized" else canonical, policy)
     if method == "gptq":  # the rounding depends on the quantized inputs, and outputs' ranges on the rounding
-        fake = round_by_gptq(calibrate(fake, batches, is_corrected=False), batches)
-    calibrated = calibrate(fake, batches, is_corrected=method != "plain")
+        fake = round_by_gptq(calibrate_own(fake, batches, is_corrected=False), batches)
+    calibrated = calibrate_own(fake, batches, is_corrected=method != "plain")
     if method == "matched":
         return restore(make_trainable(calibrated, canonical, batches).eval(), calibrated, batches)
     return calibrated
