@@ -72,7 +72,8 @@ class CifarResNet(nn.Module):
         return self.linear(out.mean((2, 3)))
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
+    """HAQNAS_DATA; raises RuntimeError where it is not what this example needs."""
     try:
         folder = Path(os.environ["HAQNAS_DATA"])
     except KeyError:
@@ -88,7 +89,7 @@ def _data_folder() -> Path:
 
 
 def _load(blocks: int, file_name: str) -> nn.Module:
-    checkpoint = torch.load(_data_folder() / "weights" / file_name, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(data_folder() / "weights" / file_name, map_location="cpu", weights_only=True)
     model = CifarResNet(blocks)
     model.load_state_dict({k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()})
     return model.eval()
@@ -110,10 +111,11 @@ class CifarImages(Dataset):
 
 
 @functools.cache
-def _dataset(split: str) -> CifarImages:
-    spec = importlib.util.spec_from_file_location("haqnas_data_load", _data_folder() / "load.py")
+def dataset(split: str) -> CifarImages:
+    """The 50,000 images of "train" or the 10,000 of "test"."""
+    spec = importlib.util.spec_from_file_location("haqnas_data_load", data_folder() / "load.py")
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{_data_folder() / 'load.py'} cannot be imported")
+        raise RuntimeError(f"{data_folder() / 'load.py'} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return CifarImages(*module.cifar10(split))
@@ -136,14 +138,14 @@ def example_inputs() -> tuple[Tensor, ...]:
 
 def train_data() -> Dataset:
     """50,000 pairs of a normalised image (3, 32, 32) and its class."""
-    return _dataset("train")
+    return dataset("train")
 
 
 def calibration_data() -> Dataset:
     """Training images, evenly spaced, whose activations set the quantization ranges."""
-    return Subset(_dataset("train"), range(0, 50_000, 50_000 // CALIBRATION_COUNT))
+    return Subset(dataset("train"), range(0, 50_000, 50_000 // CALIBRATION_COUNT))
 
 
 def val_data() -> Dataset:
     """The 10,000 test images."""
-    return _dataset("test")
+    return dataset("test")

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import haqnas
 from haqnas import artifact as artefacts
@@ -21,16 +20,7 @@ from haqnas.devices.latency import TimingPlan
 from haqnas.errors import ConfigurationError, DeviceError, ProgramError, VerificationError
 from haqnas.manifest import Manifest, decode_manifest, encode_manifest
 from haqnas.rewrite.serialize import load_graph
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+from tests.small_net import Net
 
 
 def compile_net(output: Path, **options: object) -> haqnas.Artifact:

@@ -29,19 +29,10 @@ from haqnas.settings import Settings
 from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, run_stages
+from tests.small_net import Net
 
 FOUR = Policy(QuantSpec(8, 8), {"conv": QuantSpec(4, 4)})
 INPUTS = (torch.zeros(1, 2, 6, 6),)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
 
 
 def net() -> nn.Module:

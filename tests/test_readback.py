@@ -25,6 +25,7 @@ from haqnas.quantspec import QuantSpec
 from haqnas.readback import FoundLayer, read_layers
 from haqnas.space.policy import Policy
 from tests.rewrite.pipeline import run_stages
+from tests.small_net import Net
 
 
 class AllKinds(nn.Module):
@@ -118,16 +119,6 @@ def test_damaged_table_is_told(damage: Callable[[bytes], bytes], words: str) -> 
 
 
 # Artefacts
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
 
 
 def compile_net(output: Path, bits: str | Policy, **options: object) -> haqnas.Artifact:

@@ -11,7 +11,7 @@ from haqnas.codegen.kernel_set import function_of
 from haqnas.codegen.program import Program
 from haqnas.devices.device import Device
 from haqnas.devices.qemu import QemuDevice
-from haqnas.errors import DeviceError, ProgramError
+from haqnas.errors import ProgramError
 
 Kernel: TypeAlias = tuple[str, str]  # function and signature of a call
 
@@ -47,7 +47,7 @@ def measure_kernel_set(
 ) -> tuple[SegmentTime, ...]:
     """Each segment, of so many `calls`, on `device`.
 
-    Raises DeviceError where the device or the executable fails, or prints what makes no sense.
+    Raises DeviceError where the device fails, ProgramError where the executable does or prints what makes no sense.
     """
     if isinstance(device, QemuDevice):
         return _count(executable, calls, device, timeout_s)
@@ -96,7 +96,7 @@ def _time(
         ) from None
     counts = [len(segment.calls) for segment in found]
     if counts != list(calls):
-        raise DeviceError(
+        raise ProgramError(
             f"{executable.name} on {device.uri} timed {counts} calls instead of {list(calls)}; "
             "was another program run?"
         )
@@ -121,7 +121,7 @@ def _count(
     marks = device.count_marks(executable, ("--marks",), timeout_s)
     expected = 2 + sum(count + 1 for count in calls)
     if len(marks) != expected:
-        raise DeviceError(f"{executable.name} on {device.uri} made {len(marks)} marks instead of {expected}")
+        raise ProgramError(f"{executable.name} on {device.uri} made {len(marks)} marks instead of {expected}")
     empty = marks[1] - marks[0]
     counts = iter(after - before - empty for before, after in itertools.pairwise(marks[1:]))
     return tuple(SegmentTime(_counted(counts, 1)[0], _counted(counts, count)) for count in calls)

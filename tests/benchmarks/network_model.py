@@ -95,7 +95,7 @@ def predict_network(network: str, target: str, is_quick: bool) -> list[Predictio
     uniforms = [lower_uniform(canonical, [inputs], bench.profile, spec, "net") for spec in SPECS]
     with machine.going_first():
         times = _kernel_times(uniforms, bench, folder)
-        measured = [_end_to_end(artifact, bench.device) for artifact in artifacts]
+        measured = [end_to_end(artifact, bench.device) for artifact in artifacts]
     prices = layer_prices(canonical, uniforms, times)
     runs = program_times([(str(uniform.spec), uniform.program) for uniform in uniforms], times)
     fitted = fit_model(runs.values())
@@ -145,7 +145,7 @@ def _compile(
     return artifact
 
 
-def _end_to_end(artifact: haqnas.Artifact, device: Device) -> float:
+def end_to_end(artifact: haqnas.Artifact, device: Device) -> float:
     """Instructions of one inference, or seconds of one that nothing disturbs, by the binary's own clock."""
     if isinstance(device, QemuDevice):
         instructions = artifact.bench(device.uri).instructions

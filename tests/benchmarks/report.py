@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.contenders import OURS
 
 if TYPE_CHECKING:
+    from tests.benchmarks.accuracies import Scored
     from tests.benchmarks.arm import Count
     from tests.benchmarks.bars import Bar, Results
     from tests.benchmarks.compare import Comparison
     from tests.benchmarks.low_bits import Gain
     from tests.benchmarks.network_model import Prediction
+    from tests.benchmarks.policies import Timed
     from tests.benchmarks.roofline import Roofline
     from tests.benchmarks.tuning import Tuning
 
@@ -112,6 +114,26 @@ def predictions_text(predictions: Sequence["Prediction"]) -> str:
             for value in (one.predicted, one.end_to_end)
         )
         rows.append((f"{one.network} {one.policy}", one.target, *amounts, f"{one.error:+.2%}"))
+    return table(rows) + "\n"
+
+
+def accuracies_text(scored: Sequence["Scored"]) -> str:
+    rows = [("network and bits", "top-1", "at least", "", "packed weights", "of int8", "epochs", "training")]
+    for one in scored:
+        verdict = "ok" if one.found >= one.at_least else "missed"
+        share = f"{one.size_share:.1%}" if one.size_share else "-"
+        accuracy = (f"{one.found:.2%}", f"{one.at_least:.1%}", verdict)
+        training = (f"{one.epochs:g}", f"{one.time_s:.0f} s")
+        rows.append((one.name, *accuracy, f"{one.packed_weight_bytes:,}", share, *training))
+    return table(rows) + "\n"
+
+
+def policies_text(timed: Sequence["Timed"]) -> str:
+    """How many times as fast as uniform int8 each policy is on each target."""
+    rows = [("policy", "on", "int8 / policy", "packed weights")]
+    for one in timed:
+        figures = ", ".join(f"{ratio:.2f} ({figure})" for figure, ratio in one.speedups.items())
+        rows.append((one.policy, one.target, figures, f"{one.packed_weight_bytes:,}"))
     return table(rows) + "\n"
 
 
