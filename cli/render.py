@@ -170,6 +170,15 @@ def baseline_rows(baseline: "Baseline | None") -> list[tuple[str, str]]:
     if comparison is not None and comparison.low > 1.0:
         text = f"these bits are not faster than uniform int8 ({comparison.ratio:.2f} times its {comparison.figure})"
         return [*rows, ("warning", f"{text}; they ship because you asked for them or their size")]
+    if comparison is not None and (comparison.cycles_ratio or 0.0) > 1.0:
+        text = (
+            "by the model of this core these bits take fewer instructions, but "
+            f"{comparison.cycles_ratio:.2f} times the cycles of uniform int8"
+        )
+        return [
+            *rows,
+            ("warning", f"{text}; let a board decide before you ship them: --device ssh://user@host"),
+        ]
     return rows
 
 

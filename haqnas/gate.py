@@ -142,8 +142,6 @@ def _recorded_latency(ours: Latency | None, theirs: Latency | None, tolerance: f
 def _figures(ours: Latency, theirs: Latency) -> tuple[float | None, float | None, str]:
     if ours.median_s is not None and theirs.median_s is not None:
         return ours.median_s, theirs.median_s, "s"
-    if ours.cycles is not None and theirs.cycles is not None and ours.cycle_model == theirs.cycle_model:
-        return ours.cycles, theirs.cycles, "cycles"
     return ours.instructions, theirs.instructions, "instructions"
 
 

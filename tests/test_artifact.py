@@ -270,7 +270,7 @@ def test_counts_and_modelled_cycles_of_one_binary_are_equal(arm: haqnas.Artifact
     assert first.cycles is not None
     assert first.cycle_model is not None
     other = arm.compare(arm)
-    assert (other.ratio, other.verdict) == (1.0, "equal modelled cycles")
+    assert (other.ratio, other.verdict) == (1.0, "equal instructions")
 
 
 def test_comparison_needs_one_device_for_both(host: haqnas.Artifact, arm: haqnas.Artifact) -> None:

@@ -24,7 +24,7 @@ from haqnas.devices.statistics import Ratio, compare_pairs, summarise
 TURN_S = 0.1  # shorter than most changes of a machine's load
 LEAST_ROUNDS = 10
 
-Figure = Literal["time", "modelled cycles", "instructions", "predicted time", "predicted instructions"]
+Figure = Literal["time", "instructions", "predicted time", "predicted instructions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +59,30 @@ class Comparison:
         if self.low <= 1.0 <= self.high and self.low < self.high:
             return f"no difference beyond noise ({_percent(self.low)} to {_percent(self.high)} %)"
         if self.ratio == 1.0:
-            return f"equal {self.figure}"
+            return f"equal {self.figure}{self._cycles()}"
         better, worse = ("faster", "slower") if self.figure.endswith("time") else ("fewer", "more")
         change = f"{better if self.ratio < 1 else worse} by {abs(1 - self.ratio):.1%}"
         if self.figure != "time":
-            return f"{self.figure}: {change}{self._instructions()}"
+            return f"{self.figure}: {change}{self._cycles()}"
         ends = sorted(abs(1 - end) * 100 for end in (self.low, self.high))
         return f"{change} ({ends[0]:.1f} to {ends[1]:.1f})"
 
-    def _instructions(self) -> str:
-        """Beside cycles: the two often disagree, as instructions of one kind wait for one pipe of the core."""
-        one, other = self.first.instructions, self.second.instructions
-        if self.figure != "modelled cycles" or not one or not other or one == other:
+    @property
+    def cycles_ratio(self) -> float | None:
+        """First / second of modelled cycles, where both have them of one model.
+
+        It often disagrees with instructions, as those of one kind wait for one pipe of the core.
+        """
+        one, other = self.first.cycles, self.second.cycles
+        if not one or not other or self.first.cycle_model != self.second.cycle_model:
+            return None
+        return one / other
+
+    def _cycles(self) -> str:
+        ratio = self.cycles_ratio
+        if ratio is None or ratio == 1.0:
             return ""
-        return f"; instructions: {'fewer' if one < other else 'more'} by {abs(1 - one / other):.1%}"
+        return f"; modelled cycles: {'fewer' if ratio < 1 else 'more'} by {abs(1 - ratio):.1%}"
 
 
 def compare_latency(
@@ -156,15 +166,11 @@ class _Turns:
 
 
 def _compare_counts(first: Latency, second: Latency) -> Comparison:
-    """By modelled cycles where both have them, of one model, else by instructions."""
-    figure: Figure = "instructions"
-    if None not in (first.cycles, second.cycles) and first.cycle_model == second.cycle_model:
-        figure = "modelled cycles"
-    one, other = (
-        latency.cycles if figure == "modelled cycles" else latency.instructions for latency in (first, second)
-    )
-    ratio = (one or 0) / other if other else 1.0  # a count of nothing: not told apart
-    return Comparison(first, second, figure, ratio, ratio, ratio, 1)
+    """By instructions: they are counted, and searches save them; cycles are a model that no board has confirmed."""
+    ratio = (
+        (first.instructions or 0) / second.instructions if second.instructions else 1.0
+    )  # nothing: not told apart
+    return Comparison(first, second, "instructions", ratio, ratio, ratio, 1)
 
 
 def compare_predictions(first: Latency, second: Latency) -> Comparison:
