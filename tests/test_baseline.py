@@ -84,6 +84,11 @@ def comparison(low: float, ratio: float, high: float) -> Comparison:
     return Comparison(latency, latency, "time", ratio, low, high, 10, 0.01)
 
 
+COUNTS = [
+    Latency("emulated", "qemu:cortex-a72", 1, instructions=count, cycles=cycles, cycle_model="model X")
+    for count, cycles in ((50, 120), (100, 100))
+]
+FEWER = Comparison(*COUNTS, "instructions", 0.5, 0.5, 0.5, rounds=1)
 FASTER, SLOWER, UNSURE = (
     comparison(*interval) for interval in ((0.7, 0.8, 0.9), (1.1, 1.2, 1.3), (0.9, 0.99, 1.05))
 )
@@ -95,6 +100,7 @@ FASTER, SLOWER, UNSURE = (
         (True, FASTER, "requested"),
         (True, SLOWER, "uniform"),
         (True, UNSURE, "uniform"),
+        (True, FEWER, "requested"),
         (True, None, "uniform"),
         (False, FASTER, "requested"),
         (False, SLOWER, "requested"),
@@ -132,6 +138,7 @@ def test_nothing_is_compared_that_was_not_asked_for(builds: Builds, tmp_path: Pa
         (("requested", True, FASTER), None),
         (("requested", False, UNSURE), None),
         (("requested", False, SLOWER), "1.20 times its time); they ship because you asked for them"),
+        (("requested", True, FEWER), "fewer instructions, but 1.20 times the cycles"),
         (("uniform", True, SLOWER), "uniform int8, which ships in their place"),
         (("uniform", True, None), "uniform int8, which ships in their place"),
     ],
