@@ -44,7 +44,7 @@ ROWS = {
     "resnet20-w4a8": Row(RESNET20, 0.914, trained(4, bits="w4a8")),
     "resnet20-w4a4": Row(RESNET20, 0.908, trained(4, bits="w4a4")),
     "resnet20-w2a4": Row(RESNET20, 0.880, trained(8, bits="w2a4", pin=ENDS)),
-    "resnet56-55%": Row(RESNET56, 0.930, trained(3, size_budget="55%")),
+    "resnet56-55percent": Row(RESNET56, 0.930, trained(3, size_budget="55%")),
     "resnet8-w8a8": Row("mlperf_tiny_resnet8.py", 0.869, {"bits": "8"}),
 }
 
@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     found: list[Scored] = []
     for name in options.only:
-        found.append(score(name, ROWS[name], BUILD / "accuracies" / name.rstrip("%"), options.fresh))
+        found.append(score(name, ROWS[name], BUILD / "accuracies" / name, options.fresh))
         print(report.accuracies_text(found[-1:]), flush=True)
     print(report.accuracies_text(found))
     document = {"machine": machine.describe(), "accuracies": [asdict(one) for one in found]}
