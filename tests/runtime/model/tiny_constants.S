@@ -1,4 +1,4 @@
-/* tiny_constants, sha256 bfd9f711c2df46a75f3d16554db189188c9cabff2ed7bcb97bbe57b8ac6db278 */
+/* tiny_constants, sha256 9e2c2b639a02cb31a6278bb15bd7047df38bc0126c4bbb7c4ce7661c9827d84a */
   .section .rodata.tiny_constants, "a", @progbits
   .balign 64
   .incbin "layers.bin"
