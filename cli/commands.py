@@ -7,12 +7,7 @@ from typing import Any
 import click
 
 from haqnas.cli.doctor import examine
-from haqnas.cli.inspection import (
-    inspection_document,
-    print_inspection,
-    print_sensitivity,
-    sensitivity_document,
-)
+from haqnas.cli.inspection import inspect_sensitivity, inspect_space, inspection_document, print_inspection
 from haqnas.cli.progress import show_progress
 from haqnas.cli.render import (
     comparison_rows,
@@ -293,6 +288,12 @@ def _refuse_together(**options: object) -> None:
     is_flag=True,
     help="What each layer loses at fewer bits: as the search for the bits of DIR saw it, or of a model file.",
 )
+@click.option(
+    "--space",
+    "is_space",
+    is_flag=True,
+    help="Widths, depths, kernel sizes and resolutions that the network of a model file may have.",
+)
 @click.option("--target", default="host", show_default=True, help="Whose bits a model file is tried at.")
 @click.option("--bits", metavar="wXaY,...", default="", help="What it is tried at instead.")
 @click.option("--method", default="gradient", show_default=True, help="gradient or kl (docs/bits.md).")
@@ -301,6 +302,7 @@ def inspect_command(
     place: str,
     device: str | None,
     is_sensitivity: bool,
+    is_space: bool,
     target: str,
     bits: str,
     method: str,
@@ -311,8 +313,12 @@ def inspect_command(
     Times are predicted by the profile's table; with --device measured there, where DIR was compiled with --format
     exe,layers. Exit code 5 where binary, integer graph and manifest differ.
     """
+    _refuse_together(sensitivity=is_sensitivity or None, space=is_space or None)
     if is_sensitivity:
-        _inspect_sensitivity(place, target, bits, method, is_json)
+        inspect_sensitivity(place, target, split_list(bits), method, is_json)
+        return
+    if is_space:
+        inspect_space(place, is_json)
         return
     from haqnas.artifact import load
     from haqnas.inspection import inspect
@@ -325,19 +331,6 @@ def inspect_command(
     print_lines(summarise(artifact))
     print()
     print_inspection(inspection)
-
-
-def _inspect_sensitivity(place: str, target: str, bits: str, method: str, is_json: bool) -> None:
-    from haqnas.sensitivities import sensitivity_of_artifact, sensitivity_of_file
-
-    if place.endswith(".py") or ".py:" in place:
-        found = sensitivity_of_file(place, target, split_list(bits), method)
-    else:
-        found = sensitivity_of_artifact(Path(place))
-    if is_json:
-        print_json(sensitivity_document(found))
-    else:
-        print_sensitivity(found)
 
 
 @group.command("targets")

@@ -1,12 +1,14 @@
-"""How `haqnas inspect` shows the layers of an artefact."""
+"""How `haqnas inspect` shows the layers of an artefact, sensitivities, and spaces of architectures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haqnas.cli.render import print_lines, print_table
+from haqnas.cli.render import print_json, print_lines, print_table
 
 if TYPE_CHECKING:
+    from haqnas.architectures import ShownSpace
     from haqnas.inspection import Inspection, LayerTimes
     from haqnas.manifest import LayerRow
     from haqnas.readback import FoundLayer
@@ -94,13 +96,27 @@ def _remarks(inspection: "Inspection") -> Iterator[tuple[str, str]]:
         yield "difference", f"{', '.join(names)}: {text}"
 
 
-def sensitivity_document(found: "Sensitivity") -> dict[str, Any]:
+def inspect_sensitivity(place: str, target: str, bits: Sequence[str], method: str, is_json: bool) -> None:
+    """What each layer loses at fewer bits, of an artefact or of a model file."""
+    from haqnas.sensitivities import sensitivity_of_artifact, sensitivity_of_file
+
+    if place.endswith(".py") or ".py:" in place:
+        found = sensitivity_of_file(place, target, bits, method)
+    else:
+        found = sensitivity_of_artifact(Path(place))
+    if is_json:
+        print_json(_sensitivity_document(found))
+    else:
+        _print_sensitivity(found)
+
+
+def _sensitivity_document(found: "Sensitivity") -> dict[str, Any]:
     """For programs: losses in nats a sample, by layer and bits."""
     losses = {name: {str(spec): loss for spec, loss in row.items()} for name, row in found.losses.items()}
     return {"method": found.method, "num_samples": found.num_samples, "losses": losses}
 
 
-def print_sensitivity(found: "Sensitivity") -> None:
+def _print_sensitivity(found: "Sensitivity") -> None:
     """A table for people: layers down, bits across, losses in thousandths of a nat."""
     specs = sorted({spec for row in found.losses.values() for spec in row}, reverse=True)
     names = tuple(map(str, specs))
@@ -115,3 +131,36 @@ def print_sensitivity(found: "Sensitivity") -> None:
     print()
     unit = "thousandths of a nat a sample that the outputs diverge where that layer alone has these bits"
     print_lines([("loss", unit), ("method", f"{found.method}, on {found.num_samples} samples")])
+
+
+def inspect_space(place: str, is_json: bool) -> None:
+    """What the network of a model file could be made smaller by."""
+    from haqnas.architectures import space_of_file
+
+    shown = space_of_file(place)
+    if is_json:
+        print_json(_space_document(shown))
+    else:
+        _print_space(shown)
+
+
+def _space_document(shown: "ShownSpace") -> dict[str, Any]:
+    """For programs: one object a knob; the first choice is the network as it is."""
+    knobs = [{**asdict(knob), "least_macs": shown.least_macs[knob.name]} for knob in shown.space.knobs]
+    return {"knobs": knobs, "macs": shown.macs, "num_architectures": shown.space.size}
+
+
+def _print_space(shown: "ShownSpace") -> None:
+    """A table for people: what may be chosen, in which layers, and what the least choice leaves of the network."""
+    rows = [
+        (
+            knob.name,
+            " ".join(map(str, knob.choices)),
+            f"{shown.least_macs[knob.name] / shown.macs:.1%}",
+            f"{knob.layers[0]} + {len(knob.layers) - 1} more" if len(knob.layers) > 1 else knob.layers[0],
+        )
+        for knob in shown.space.knobs
+    ]
+    print_table(("knob", "choices", "macs at the least", "layers"), rows, ("macs at the least",))
+    print()
+    print_lines([("macs", f"{shown.macs:,}"), ("space", f"{float(shown.space.size):.3g} architectures")])

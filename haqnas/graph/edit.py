@@ -142,6 +142,18 @@ def fake_mode(graph: fx.Graph) -> FakeTensorMode:
     return mode
 
 
+def infer_value(node: fx.Node) -> None:
+    """Set the shape that a node knows from those of its inputs; raises as its operator does where these do not fit."""
+    root = node.graph.owning_module
+    if node.op == "call_module":
+        assert isinstance(node.args[0], fx.Node)
+        node.meta["val"] = _fake_call(attribute(root, str(node.target)), node.args[0].meta["val"])  # type: ignore[arg-type]
+    elif node.op == "call_function":
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+        with torch.no_grad():
+            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 def _fake_call(module: nn.Module, x: Any) -> Any:
     mode = x.fake_mode
     state: Mapping[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -310,17 +310,22 @@ def _scale_layer(layer: Layered, factor: Tensor, shift: Tensor) -> Layered:
     else:
         scaled = weight * factor.reshape([-1] + [1] * (weight.dim() - 1))
     bias = shift if layer.bias is None else shift + layer.bias.double() * factor
-    return _rebuild(layer, scaled.float(), bias.float())
+    return rebuild_layer(layer, scaled.float(), bias.float())
 
 
-def _rebuild(layer: Layered, weight: Tensor, bias: Tensor) -> Layered:
+def rebuild_layer(layer: Layered, weight: Tensor, bias: Tensor | None, **changes: Any) -> Layered:
+    """A layer around other weights, which tell its size; `changes` are other arguments, such as `groups`."""
     if isinstance(layer, nn.Linear):
-        return _module(nn.Linear, weight, bias, (layer.in_features, layer.out_features))
-    names = ["kernel_size", "stride", "padding", "dilation", "groups"]
+        return _module(nn.Linear, weight, bias, (weight.shape[1], weight.shape[0]))
+    names = ["stride", "padding", "dilation", "groups"]
     if isinstance(layer, nn.ConvTranspose2d):
         names.append("output_padding")
-    config = {name: getattr(layer, name) for name in names}
-    return _module(type(layer), weight, bias, (layer.in_channels, layer.out_channels), **config)
+    config = {name: getattr(layer, name) for name in names} | changes
+    config["kernel_size"] = tuple(weight.shape[2:])
+    sizes = (weight.shape[1] * config["groups"], weight.shape[0])
+    if isinstance(layer, nn.ConvTranspose2d):  # (in, out / groups, kh, kw)
+        sizes = (weight.shape[0], weight.shape[1] * config["groups"])
+    return _module(type(layer), weight, bias, sizes, **config)
 
 
 def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.Node:

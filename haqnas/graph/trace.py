@@ -40,7 +40,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     check_model(model, example_inputs)
     traceable = Interpreted(model) if isinstance(model, fx.GraphModule) else model
     try:
-        with torch.no_grad(), _quiet(), in_eval_mode(traceable):
+        with torch.no_grad(), quiet(), in_eval_mode(traceable):
             exported = torch.export.export(traceable, example_inputs, strict=False)
             _check_shapes(exported.graph)
             functional = exported.run_decompositions({})
@@ -57,7 +57,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch's own warnings and graph dumps from the user: our message says what they say, and where."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -1,0 +1,93 @@
+"""Architectures: which widths, depths, kernel sizes and resolutions a network may have, and which ones are chosen."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Self
+
+from haqnas.errors import ConfigurationError
+
+SCHEMA = 1
+
+
+class KnobKind(StrEnum):
+    """What a knob of the architecture sets."""
+
+    WIDTH = "width"  # units that are kept in a group of layers: channels, or groups of a grouped convolution
+    DEPTH = "depth"  # blocks of a stage that are kept, the first ones
+    KERNEL = "kernel"  # side length
+    RESOLUTION = "resolution"  # height of the input image; the width goes with it
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureKnob:
+    """One choice; the name begins with the kind: `width:layer1.0.conv1`. `layers` are those that it changes."""
+
+    name: str
+    kind: KnobKind
+    layers: tuple[str, ...]
+    choices: tuple[int, ...]  # that of the network as it is, then ever smaller ones
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What is chosen, by the name of the knob; a knob that is not named stays as it is in the network."""
+
+    choices: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_json(self) -> str:
+        """The text of a file that `from_json` reads."""
+        return json.dumps({"schema": SCHEMA, "choices": dict(sorted(self.choices.items()))}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "architecture") -> Self:
+        """Inverse of `to_json`; raises ConfigurationError that names `source`."""
+        try:
+            document: Any = json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{source} is not JSON: {error}") from None
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ConfigurationError(f'{source} must be an object with "schema": {SCHEMA}')
+        choices = document.get("choices")
+        if set(document) != {"schema", "choices"} or not isinstance(choices, dict):
+            raise ConfigurationError(
+                f'{source} has the keys "schema" and "choices" (an object of knob to number), '
+                f"but got {', '.join(sorted(document))}"
+            )
+        for name, value in choices.items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ConfigurationError(f"{source}: {name} must be a whole number, but got {value!r}")
+        return cls(MappingProxyType(choices))
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureSpace:
+    """All knobs of a network's architecture; they are independent of each other."""
+
+    knobs: tuple[ArchitectureKnob, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of architectures."""
+        return math.prod(len(knob.choices) for knob in self.knobs)
+
+    @property
+    def identity(self) -> Architecture:
+        """The network as it is."""
+        return Architecture({knob.name: knob.choices[0] for knob in self.knobs})
+
+    def check(self, candidate: Architecture) -> None:
+        """Raise ConfigurationError where the candidate sets what is no knob, or to what is no choice."""
+        knobs = {knob.name: knob for knob in self.knobs}
+        for name, value in candidate.choices.items():
+            if name not in knobs:
+                raise ConfigurationError(
+                    f"the architecture sets {name!r}, which is no knob of the network; its knobs are "
+                    f"{', '.join(knobs) or 'none'}"
+                )
+            if value not in knobs[name].choices:
+                allowed = ", ".join(map(str, knobs[name].choices))
+                raise ConfigurationError(f"{name} may be {allowed}, but the architecture sets it to {value}")

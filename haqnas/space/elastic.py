@@ -1,0 +1,95 @@
+"""Derive the space of architectures that a canonical graph proves to be legal."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from haqnas.graph.blocks import ResidualBlock, find_stages
+from haqnas.graph.channels import map_channels
+from haqnas.graph.edit import attribute, copy_graph, shape_of
+from haqnas.graph.kernel_size import kernel_sizes
+from haqnas.graph.layers import list_layers
+from haqnas.graph.resize import resize_input
+from haqnas.graph.widths import WidthGroup, find_width_groups
+from haqnas.space.architecture import ArchitectureKnob, ArchitectureSpace, KnobKind
+
+
+@dataclass(frozen=True, slots=True)
+class Elasticity:
+    """How far sizes may shrink: shares of what the network has.
+
+    Widths are rounded to `channel_multiple`, which vector kernels work on without a rest.
+    """
+
+    width_shares: tuple[float, ...] = (0.75, 0.5)
+    channel_multiple: int = 8
+    resolution_shares: tuple[float, ...] = (0.875, 0.75, 0.625, 0.5)
+
+
+def derive_architecture_space(graph: GraphModule, elasticity: Elasticity = Elasticity()) -> ArchitectureSpace:
+    """All knobs of a canonical graph: resolution, depth of stages, widths of groups, kernel sizes, in graph order."""
+    graph = copy_graph(graph)  # without what nothing reads
+    return ArchitectureSpace(
+        (*_resolution(graph, elasticity), *_depths(graph), *_widths(graph, elasticity), *_kernels(graph))
+    )
+
+
+def _resolution(graph: GraphModule, elasticity: Elasticity) -> Iterator[ArchitectureKnob]:
+    image = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    height = shape_of(image)[2] if len(shape_of(image)) == 4 else 0
+    wanted = sorted({share * height for share in elasticity.resolution_shares}, reverse=True)
+    heights = [int(h) for h in wanted if h == int(h) and 0 < h < height]
+    legal = [h for h in heights if resize_input(graph, h) is not None]
+    if legal:
+        layers = tuple(layer.name for layer in list_layers(graph))
+        yield ArchitectureKnob(
+            f"{KnobKind.RESOLUTION}:{image.name}", KnobKind.RESOLUTION, layers, (height, *legal)
+        )
+
+
+def _depths(graph: GraphModule) -> Iterator[ArchitectureKnob]:
+    """A stage may lose all its blocks, unless nothing but blocks has layers."""
+    stages = find_stages(graph)
+    inside = {name for stage in stages for block in stage for name in block.layers}
+    least = 1 if inside == {layer.name for layer in list_layers(graph)} else 0
+    for stage in stages:
+        if len(stage) > least:
+            layers = tuple(name for block in stage[least:] for name in block.layers)
+            choices = tuple(range(len(stage), least - 1, -1))
+            yield ArchitectureKnob(depth_name(stage), KnobKind.DEPTH, layers, choices)
+
+
+def _widths(graph: GraphModule, elasticity: Elasticity) -> Iterator[ArchitectureKnob]:
+    for group in find_width_groups(graph, map_channels(graph)):
+        count = len(group.units)
+        multiple = elasticity.channel_multiple // math.gcd(
+            elasticity.channel_multiple, group.channels_per_unit
+        )
+        wanted = {round(share * count / multiple) * multiple for share in elasticity.width_shares}
+        smaller = sorted((width for width in wanted if 0 < width < count), reverse=True)
+        if smaller:
+            yield ArchitectureKnob(width_name(group), KnobKind.WIDTH, group.layers, (count, *smaller))
+
+
+def _kernels(graph: GraphModule) -> Iterator[ArchitectureKnob]:
+    for layer in list_layers(graph):
+        sizes = kernel_sizes(attribute(graph, layer.name))
+        if sizes:
+            yield ArchitectureKnob(kernel_name(layer.name), KnobKind.KERNEL, (layer.name,), sizes)
+
+
+def depth_name(stage: tuple[ResidualBlock, ...]) -> str:
+    """Name of a stage's knob: after its first layer."""
+    return f"{KnobKind.DEPTH}:{stage[0].layers[0]}"
+
+
+def width_name(group: WidthGroup) -> str:
+    """Name of a group's knob: after its first layer."""
+    return f"{KnobKind.WIDTH}:{group.name}"
+
+
+def kernel_name(layer: str) -> str:
+    """Name of the knob of a layer's kernel."""
+    return f"{KnobKind.KERNEL}:{layer}"
