@@ -31,20 +31,8 @@ def inspection_document(inspection: "Inspection") -> dict[str, Any]:
 
 def print_inspection(inspection: "Inspection") -> None:
     """A table for people, then what is not as it was requested."""
-    columns = (
-        *(
-            "layer",
-            "kind",
-            "requested",
-            "simulated",
-            "emitted",
-            "weights",
-            "packed bytes",
-            "bits/weight",
-            "offset",
-        ),
-        *("macs", "time", "kernel"),
-    )
+    bits = ("requested", "simulated", "emitted")
+    columns = ("layer", "kind", *bits, *_NUMBERS, "kernel")
     times = inspection.times
     amounts = times.amounts if times else (None,) * len(inspection.rows)
     shown = zip(inspection.rows, inspection.found, amounts, strict=True)
