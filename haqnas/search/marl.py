@@ -1,32 +1,18 @@
-"""The default strategy: agents that share one reward, learn from every earlier trial, and are credited one by one.
-
-A round draws a critic from its posterior (Thompson sampling), improves all policies against it, samples a joint action,
-moves it into the budget, and polishes some of them on the critic. Only what was evaluated is learnt from, never what
-was proposed before projection.
-"""
+"""The default strategy's parts: a critic of all trials, projection into the budget, polishing on the critic."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from haqnas.search.agents import averaged, drawn, improved, mixed, uniform
-from haqnas.search.critic import Action, Critic, Factored, Heads, Policies, Prior
-
-Price = Callable[[Action], float]  # over budget above 1
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What was evaluated, and how it did; None: it failed."""
-
-    action: Action
-    reward: float | None
+from haqnas.search.actions import Price, neighbours
+from haqnas.search.critic import Action, Critic, Factored, Heads, Prior
+from haqnas.search.strategy import Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of the update."""
+    """Of the update; the last two are for ablations."""
 
     prior: Prior = field(default_factory=Prior)
     num_first: int = 12  # random trials, besides those given
@@ -35,65 +21,45 @@ class Settings:
     omega: float = 0.5  # weight of the KL term at the start, in standard deviations of rewards
     least_omega: float = 0.075
     polish_share: float = 0.5
-    tries: int = 200
+    tries: int = 50
+    has_credit: bool = True  # else each head takes the shared reward for its own
+    num_replayed: int | None = None  # only so many of the latest trials are learnt from
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that a round starts from."""
-
-    trials: tuple[Trial, ...]
-    targets: Policies
-
-    @classmethod
-    def begin(cls, heads: Heads) -> "State":
-        return cls((), uniform(heads))
-
-    def told(self, trial: Trial) -> "State":
-        """With one more trial."""
-        return replace(self, trials=(*self.trials, trial))
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The next action, None where no new one within budget was found, and the targets after this round."""
-
-    action: Action | None
-    targets: Policies
-
-
-def propose(
-    heads: Heads, state: State, budget_trials: int, price: Price, settings: Settings, rng: np.random.Generator
-) -> Proposal:
-    """The next action to evaluate: new, and within budget."""
-    seen = frozenset(trial.action for trial in state.trials)
-    if len(seen) < settings.num_first:
-        return Proposal(_any_new(heads, seen, price, settings.tries, rng), state.targets)
-    critic = critic_of(heads, state.trials, settings.prior).sample(rng)
-    share = len(state.trials) / budget_trials
-    omega = max(settings.least_omega, settings.omega * (1 - share))
-    policies = improved(critic, state.targets, omega)
-    targets = averaged(state.targets, policies, settings.target_share)
-    behaviour = mixed(targets, settings.behaviour_share)
-    for _ in range(settings.tries):
-        action = projected(critic, heads, drawn(behaviour, rng), price)
-        if action is not None and action not in seen:
-            break
-    else:
-        return Proposal(_any_new(heads, seen, price, settings.tries, rng), targets)
-    if rng.random() < settings.polish_share:
-        action = polished(critic, heads, action, price, seen)
-    return Proposal(action, targets)
+def with_failures(scores: Sequence[float | None]) -> list[float]:
+    """Scores where a failure (None) counts as half a range below the worst; 0 where all failed."""
+    known = np.array([score for score in scores if score is not None], np.float64)
+    low = float(known.min() - 0.5 * np.ptp(known)) if len(known) else 0.0
+    return [low if score is None else score for score in scores]
 
 
 def critic_of(heads: Heads, trials: Sequence[Trial], prior: Prior) -> Critic:
-    """The critic after `trials`. A failure counts as half a range below the worst; outliers below are drawn near."""
-    rewards = np.array([trial.reward for trial in trials if trial.reward is not None], np.float64)
-    low = float(rewards.min() - 0.5 * np.ptp(rewards)) if len(rewards) else 0.0
-    values = np.array([low if trial.reward is None else trial.reward for trial in trials])
+    """The critic after `trials`. Outliers below are drawn near."""
+    actions = [trial.action for trial in trials]
+    return Critic.fit(heads, prior, actions, _without_outliers(trials))
+
+
+def sampled_marginals(heads: Heads, trials: Sequence[Trial], rng: np.random.Generator) -> Factored:
+    """What each option's trials got, less the mean of all, as though the other heads had no share in it.
+
+    For the ablation without credit: each head is a bandit of its own. A draw from its posterior (Thompson).
+    """
+    rewards = np.array(_without_outliers(trials))
+    targets = (rewards - rewards.mean()) / (rewards.std() + 1e-9)
+    chosen = np.array([trial.action for trial in trials], np.int64).reshape(len(trials), len(heads.heads))
+    unary = []
+    for head, count in enumerate(heads.counts):
+        times = np.bincount(chosen[:, head], minlength=count)
+        sums = np.bincount(chosen[:, head], weights=targets, minlength=count)
+        unary.append(sums / (times + 1) + rng.normal(size=count) / np.sqrt(times + 1))
+    return Factored(0.0, tuple(unary), {})
+
+
+def _without_outliers(trials: Sequence[Trial]) -> list[float]:
+    values = np.array(with_failures([trial.score for trial in trials]))
     lower, middle = np.quantile(values, (0.25, 0.5))
     floor = middle - 6 * max(middle - lower, 1e-9)
-    return Critic.fit(heads, prior, [trial.action for trial in trials], np.maximum(values, floor).tolist())
+    return [float(value) for value in np.maximum(values, floor)]
 
 
 def projected(critic: Factored, heads: Heads, action: Action, price: Price) -> Action | None:
@@ -105,7 +71,7 @@ def projected(critic: Factored, heads: Heads, action: Action, price: Price) -> A
     while cost > 1:
         value = critic.value(action)
         steps = []
-        for other in _neighbours(heads, action):
+        for other in neighbours(heads, action):
             new_cost = price(other)
             if new_cost < cost:
                 saved = min(cost - new_cost, cost - 1)  # what is saved beyond the budget is worth nothing
@@ -116,34 +82,15 @@ def projected(critic: Factored, heads: Heads, action: Action, price: Price) -> A
     return action
 
 
-def polished(critic: Factored, heads: Heads, action: Action, price: Price, seen: frozenset[Action]) -> Action:
-    """Climb on the critic by single changes within budget, to actions that are new."""
+def polished(critic: Factored, heads: Heads, action: Action, is_allowed: Callable[[Action], bool]) -> Action:
+    """Climb on the critic by single changes to allowed actions."""
     value = critic.value(action)
     while True:
         better = [
-            (critic.value(other), other)
-            for other in _neighbours(heads, action)
-            if other not in seen and critic.value(other) > value + 1e-9 and price(other) <= 1
+            (gained, other)
+            for other in neighbours(heads, action)
+            if (gained := critic.value(other)) > value + 1e-9 and is_allowed(other)
         ]
         if not better:
             return action
         value, action = max(better)
-
-
-def _neighbours(heads: Heads, action: Action) -> list[Action]:
-    return [
-        (*action[:head], option, *action[head + 1 :])
-        for head, count in enumerate(heads.counts)
-        for option in range(count)
-        if option != action[head]
-    ]
-
-
-def _any_new(
-    heads: Heads, seen: frozenset[Action], price: Price, tries: int, rng: np.random.Generator
-) -> Action | None:
-    for _ in range(50 * tries):
-        action = tuple(int(rng.integers(count)) for count in heads.counts)
-        if action not in seen and price(action) <= 1:
-            return action
-    return None

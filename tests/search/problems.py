@@ -34,3 +34,10 @@ def made_up_problem(seed, num_knobs, num_conversions):
         sizes={name: {spec: int(rng.integers(1, 1000)) for spec in SPECS} for name in layers},
         fixed_bytes=64,
     )
+
+
+def price_of(counts, limit, rng):
+    """Additive costs over `limit` of the dearest; options in order of cost."""
+    costs = [np.sort(rng.uniform(0.1, 1, count)) for count in counts]
+    most = sum(cost[-1] for cost in costs)
+    return lambda action: sum(cost[option] for cost, option in zip(costs, action, strict=True)) / most / limit

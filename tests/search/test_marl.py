@@ -1,27 +1,15 @@
-"""The strategy on problems whose answers are known."""
-
-import itertools
-from dataclasses import replace
+"""The parts of the default strategy; the strategy itself is in test_strategies.py."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haqnas.search.critic import Critic, Head, Heads
-from haqnas.search.marl import Settings, State, Trial, critic_of, projected, propose
+from haqnas.search.critic import Critic
+from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals
+from haqnas.search.strategy import Trial
+from tests.search.problems import price_of
 from tests.search.test_critic import EVERY, HEADS, made_up
-
-MANY = Heads(
-    tuple(Head(f"bits{index}", "QUANT", 3) for index in range(8)), tuple((k, k + 1) for k in range(7))
-)
-
-
-def price_of(counts, limit, rng):
-    """Additive costs over `limit` of the dearest; options in order of cost."""
-    costs = [np.sort(rng.uniform(0.1, 1, count)) for count in counts]
-    most = sum(cost[-1] for cost in costs)
-    return lambda action: sum(cost[option] for cost, option in zip(costs, action, strict=True)) / most / limit
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,58 +30,21 @@ def test_projected_actions_are_within_budget_and_stay_where_they_are(seed, limit
             assert found == action
 
 
-def play(heads, reward, price, count, settings_, seed):
-    state = State.begin(heads)
-    for number in range(count):
-        rng = np.random.default_rng([seed, number])
-        proposal = propose(heads, state, count, price, settings_, rng)
-        if proposal.action is None:
-            break
-        state = replace(state, targets=proposal.targets).told(Trial(proposal.action, reward(proposal.action)))
-    return state
+def test_polishing_climbs_to_where_no_allowed_change_gains():
+    rng = np.random.default_rng(2)
+    critic = made_up(rng)
+    allowed = {action for action in EVERY if sum(action) != 3}
+    for start in allowed:
+        found = polished(critic, HEADS, start, allowed.__contains__)
+        assert found in allowed
+        near = [other for other in allowed if sum(a != b for a, b in zip(found, other, strict=True)) == 1]
+        assert max(map(critic.value, near)) <= critic.value(found) + 1e-9
 
 
-def problem(seed):
-    rng = np.random.default_rng(seed)
-    truth = MANY.split(rng.normal(size=MANY.num_features))
-    price = price_of(MANY.counts, 0.6, rng)
-    allowed = [action for action in itertools.product(range(3), repeat=8) if price(action) <= 1]
-    best = max(map(truth.value, allowed))
-    return truth.value, price, allowed, best
-
-
-def test_it_finds_what_random_search_does_not():
-    regrets, random_regrets = [], []
-    for seed in range(5):
-        reward, price, allowed, best = problem(seed)
-        state = play(MANY, reward, price, 60, Settings(), seed)
-        regrets.append(best - max(trial.reward for trial in state.trials))
-        chosen = np.random.default_rng(seed).choice(len(allowed), 60, replace=False)
-        random_regrets.append(best - max(reward(allowed[index]) for index in chosen))
-    assert np.mean(regrets) < 0.25 * np.mean(random_regrets)
-
-
-def test_every_trial_is_new_and_within_budget_and_the_same_again():
-    reward, price, _, _ = problem(1)
-    state = play(MANY, reward, price, 40, Settings(), 7)
-    actions = [trial.action for trial in state.trials]
-    assert len(set(actions)) == len(actions) == 40
-    assert all(price(action) <= 1 for action in actions)
-    assert play(MANY, reward, price, 40, Settings(), 7).trials == state.trials
-
-
-def test_a_space_that_is_used_up_ends():
-    state = play(HEADS, lambda _: 1.0, lambda _: 0.5, 100, Settings(tries=20), 0)
-    assert len(state.trials) == len(EVERY)
-
-
-def test_a_budget_nobody_can_meet_proposes_nothing():
-    assert play(HEADS, lambda _: 1.0, lambda _: 2.0, 10, Settings(tries=5), 0).trials == ()
-
-
-def test_failures_are_learnt_from_and_do_not_hide_the_rest():
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
+def test_failures_are_learnt_from_and_do_not_hide_the_rest(bad):
     good = [Trial(action, float(action[0])) for action in EVERY if action[2] != 3]
-    failed = [Trial(action, None) for action in EVERY if action[2] == 3]
+    failed = [Trial(action, bad) for action in EVERY if action[2] == 3]
     critic = critic_of(HEADS, good + failed, Settings().prior).mean()
     assert critic.value((2, 0, 3)) < critic.value((0, 0, 0)) < critic.value((2, 0, 0))
 
@@ -104,3 +55,12 @@ def test_trials_that_say_nothing_are_no_crash(rewards):
     critic = critic_of(HEADS, trials, Settings().prior)
     assert isinstance(critic, Critic)
     assert np.isfinite([critic.mean().value(action) for action in EVERY]).all()
+
+
+def test_without_credit_an_option_is_worth_what_its_trials_got():
+    rng = np.random.default_rng(6)
+    # Head 0 earns everything; head 1 is always chosen with it, and takes the reward for its own.
+    trials = [Trial((option, min(option, 1), 0), float(option)) for option in (0, 2)] * 200
+    found = sampled_marginals(HEADS, trials, rng)
+    assert found.unary[0][2] - found.unary[0][0] == pytest.approx(2, abs=0.3)
+    assert found.unary[1][1] - found.unary[1][0] == pytest.approx(2, abs=0.3)

@@ -1,0 +1,68 @@
+"""The default strategy: agents that share one reward, learn from every earlier trial, and are credited one by one.
+
+A round draws a critic from its posterior (Thompson sampling), improves all policies against it, samples a joint action,
+moves it into the budget, and polishes some of them on the critic. Only what was evaluated is learnt from, never what
+was proposed before projection.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from haqnas.search.actions import random_allowed
+from haqnas.search.agents import averaged, drawn, improved, mixed, uniform
+from haqnas.search.critic import Action, Factored
+from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals
+from haqnas.search.strategy import Strategy, Task, Trial
+
+
+class Marl(Strategy):
+    """Sequential KL-regularised updates of one policy per head, against a factored critic of all trials."""
+
+    tries: ClassVar[int] = 1  # it looks for new actions itself
+    settings: ClassVar[Settings] = Settings()
+
+    def __init__(self, task: Task, rng: np.random.Generator) -> None:
+        super().__init__(task, rng)
+        self.trials: tuple[Trial, ...] = ()
+        self.targets = uniform(task.heads)
+
+    def propose(self) -> Action | None:
+        heads, settings = self.task.heads, self.settings
+        if len(self.trials) < settings.num_first:
+            return random_allowed(heads, self.is_allowed, self.rng)
+        critic = self._critic()
+        share = len(self.trials) / max(self.task.num_trials, 1)
+        omega = max(settings.least_omega, settings.omega * (1 - share))
+        policies = improved(critic, self.targets, omega)
+        self.targets = averaged(self.targets, policies, settings.target_share)
+        behaviour = mixed(self.targets, settings.behaviour_share)
+        action = None
+        for _ in range(settings.tries):
+            action = projected(critic, heads, drawn(behaviour, self.rng), self.task.price)
+            if action is not None and self.is_allowed(action):
+                is_polished = self.rng.random() < settings.polish_share
+                return polished(critic, heads, action, self.is_allowed) if is_polished else action
+        return action  # seen before: the nearest new one stands in
+
+    def learn(self, trial: Trial) -> None:
+        self.trials = (*self.trials, trial)
+
+    def _critic(self) -> Factored:
+        settings = self.settings
+        trials = self.trials if settings.num_replayed is None else self.trials[-settings.num_replayed :]
+        if settings.has_credit:
+            return critic_of(self.task.heads, trials, settings.prior).sample(self.rng)
+        return sampled_marginals(self.task.heads, trials, self.rng)
+
+
+class WithoutCredit(Marl):
+    """Ablation: each head learns from the shared reward as if it alone had earned it."""
+
+    settings: ClassVar[Settings] = Settings(has_credit=False)
+
+
+class OnPolicy(Marl):
+    """Ablation: only the latest trials, which nearly the present policies made, are learnt from."""
+
+    settings: ClassVar[Settings] = Settings(num_replayed=12)
