@@ -20,7 +20,7 @@ class Settings:
     behaviour_share: float = 0.03  # of uniform choices in what is sampled
     omega: float = 0.5  # weight of the KL term at the start, in standard deviations of rewards
     least_omega: float = 0.075
-    polish_share: float = 0.5
+    polish_share: float = 1.0
     tries: int = 50
     has_credit: bool = True  # else each head takes the shared reward for its own
     num_replayed: int | None = None  # only so many of the latest trials are learnt from

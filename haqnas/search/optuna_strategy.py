@@ -20,8 +20,8 @@ PRICE = "price"  # Optuna's name of our constraint: over budget above 0
 class OptunaStrategy(Strategy):
     """One choice among categories for each head; the price is a constraint, which costs no evaluation.
 
-    A proposal over budget is told as a trial that violates the constraint, one that was seen before with the reward it
-    had. A failure counts as half a range below the worst, as for `marl`.
+    A proposal over budget is told as a trial that violates the constraint, one that was seen before is dropped. A
+    failure counts as half a range below the worst, as for `marl`.
     """
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
@@ -68,8 +68,8 @@ class OptunaStrategy(Strategy):
         excess = self._excess(action)
         if excess > 0:
             self._tell(self.open.pop(action), -excess, excess)  # samplers look at the constraint alone
-        elif action in self.scores:
-            self._tell(self.open.pop(action), self._value(action), excess)
+        elif action in self.scores:  # told again, what is known would count twice
+            self._tell(self.open.pop(action), None, excess)
 
     def _tell(self, trial: optuna.Trial, value: float | None, excess: float) -> None:
         if value is None:

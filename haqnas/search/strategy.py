@@ -64,7 +64,7 @@ class Strategy(ABC):
     cost no evaluation. Asking and telling the same in the same order gives the same actions for the same `rng`.
     """
 
-    tries: ClassVar[int] = 50  # proposals, until the nearest allowed action stands in for the last one
+    tries: ClassVar[int] = 20  # proposals, until the nearest allowed action stands in for the last one
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         self.task = task

@@ -134,6 +134,7 @@ def problem(seed):
     return reward, price, max(reward(a) for a in itertools.product(range(3), repeat=8) if price(a) <= 1)
 
 
+@cache
 def mean_regret(name, count, seeds):
     regrets = []
     for seed in range(seeds):

@@ -23,7 +23,7 @@ class Evolution(Strategy):
         if len(self.population) < self.population_size:
             return random_allowed(self.task.heads, self.is_allowed, self.rng)
         chosen = self.rng.choice(len(self.population), self.sample_size, replace=False)
-        parent, _ = max((self.population[index] for index in chosen), key=lambda member: member[1])
+        parent, _ = max((self.population[int(index)] for index in chosen), key=lambda member: member[1])
         if not parent:
             return parent
         head = int(self.rng.integers(len(parent)))
