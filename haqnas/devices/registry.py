@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from haqnas.devices.device import Device
 from haqnas.errors import ConfigurationError
+from haqnas.extensions import known_extensions
 from haqnas.hardware import HardwareProfile, HostCpu
 
 GROUP = "haqnas.devices"
@@ -80,15 +81,7 @@ def parse_uri(text: str) -> DeviceUri:
 
 def known_transports() -> dict[str, importlib.metadata.EntryPoint]:
     """By scheme; raises ConfigurationError where two distributions claim one scheme."""
-    found = {point.name: point for point in _OURS}
-    for point in importlib.metadata.entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise ConfigurationError(
-                f"the device {point.name!r} is claimed twice: by {other.value} and by {point.value}; "
-                "uninstall the distribution that you do not want"
-            )
-    return found
+    return known_extensions(GROUP, "device", _OURS)
 
 
 def open_device(request: DeviceRequest) -> Device:

@@ -18,6 +18,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from haqnas.errors import ConfigurationError
+from haqnas.extensions import known_extensions
 from haqnas.search.actions import Price, nearest
 from haqnas.search.critic import Action, Heads
 
@@ -118,15 +119,7 @@ MakeStrategy: TypeAlias = Callable[[Task, np.random.Generator], Strategy]
 
 def known_strategies() -> dict[str, importlib.metadata.EntryPoint]:
     """By name; raises ConfigurationError where two distributions claim one name."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    for point in importlib.metadata.entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise ConfigurationError(
-                f"the strategy {point.name!r} is claimed twice: by {other.value} and by {point.value}; "
-                "uninstall the distribution that you do not want"
-            )
-    return found
+    return known_extensions(GROUP, "strategy")
 
 
 def load_strategy(name: str) -> MakeStrategy:

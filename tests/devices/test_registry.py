@@ -7,9 +7,10 @@ import pytest
 
 from haqnas.devices.choose import device_for
 from haqnas.devices.local import read_host_cpu
-from haqnas.devices.registry import known_transports, parse_uri
+from haqnas.devices.registry import GROUP, known_transports, parse_uri
 from haqnas.errors import ConfigurationError
 from haqnas.hardware import find_profile
+from tests.distribution import install
 
 TRANSPORT = """
 from dataclasses import dataclass
@@ -33,22 +34,13 @@ def open_device(request):
 """
 
 
-def install(folder: Path, name: str, value: str) -> None:
-    """What pip leaves behind for a distribution with one module and one entry point."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[haqnas.devices]\n{value}\n")
-    (folder / f"{name}.py").write_text(TRANSPORT)
-
-
 def choose(uri: str):
     host = read_host_cpu()
     return device_for(find_profile("host", host), uri, host)
 
 
 def test_another_distribution_adds_a_transport(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "my_boards_a", "serial = my_boards_a:open_device")
+    install(tmp_path, "my_boards_a", GROUP, "serial = my_boards_a:open_device", TRANSPORT)
     monkeypatch.syspath_prepend(str(tmp_path))
     device = choose("serial:/dev/ttyUSB0?baud=115200")
     assert device.run(Path("/bin/true"), [], 1.0).stdout == "true over serial:/dev/ttyUSB0?baud=115200"
@@ -59,7 +51,7 @@ def test_another_distribution_adds_a_transport(tmp_path: Path, monkeypatch: pyte
 
 
 def test_unknown_scheme_lists_all_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "my_boards_b", "serial = my_boards_b:open_device")
+    install(tmp_path, "my_boards_b", GROUP, "serial = my_boards_b:open_device", TRANSPORT)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
         ConfigurationError, match="unknown device 'gpu:0'; known are local, qemu, serial, ssh, tvm-rpc"
@@ -68,14 +60,14 @@ def test_unknown_scheme_lists_all_that_are_known(tmp_path: Path, monkeypatch: py
 
 
 def test_transport_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "my_boards_c", "serial = my_boards_c:nothing")
+    install(tmp_path, "my_boards_c", GROUP, "serial = my_boards_c:nothing", TRANSPORT)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigurationError, match="my_boards_c:nothing cannot be loaded"):
         choose("serial:x")
 
 
 def test_scheme_that_two_claim_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "my_boards_d", "local = my_boards_d:open_device")
+    install(tmp_path, "my_boards_d", GROUP, "local = my_boards_d:open_device", TRANSPORT)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigurationError, match="'local' is claimed twice"):
         choose("local")

@@ -2,14 +2,14 @@
 
 import itertools
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from haqnas.errors import ConfigurationError
 from haqnas.search.critic import Head, Heads
-from haqnas.search.strategy import Strategy, Task, Trial, known_strategies, load_strategy
+from haqnas.search.strategy import GROUP, Strategy, Task, Trial, known_strategies, load_strategy
+from tests.distribution import install
 from tests.search.problems import price_of
 from tests.search.test_critic import EVERY, HEADS
 
@@ -174,17 +174,8 @@ class Backwards(Strategy):
 """
 
 
-def install(folder: Path, name: str, value: str) -> None:
-    """What pip leaves behind for a distribution with one module and one entry point."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[haqnas.strategies]\n{value}\n")
-    (folder / f"{name}.py").write_text(STRATEGY)
-
-
 def test_another_distribution_adds_a_strategy(tmp_path, monkeypatch):
-    install(tmp_path, "my_search_a", "backwards = my_search_a:Backwards")
+    install(tmp_path, "my_search_a", GROUP, "backwards = my_search_a:Backwards", STRATEGY)
     monkeypatch.syspath_prepend(str(tmp_path))
     strategy = make("backwards", HEADS, lambda _: 1.0, 100)
     assert isinstance(strategy, Strategy)
@@ -193,11 +184,11 @@ def test_another_distribution_adds_a_strategy(tmp_path, monkeypatch):
 
 
 def test_strategies_that_cannot_be_used_say_why(tmp_path, monkeypatch):
-    install(tmp_path / "one", "my_search_b", "forwards = my_search_b:nothing")
+    install(tmp_path / "one", "my_search_b", GROUP, "forwards = my_search_b:nothing", STRATEGY)
     monkeypatch.syspath_prepend(str(tmp_path / "one"))
     with pytest.raises(ConfigurationError, match="my_search_b:nothing, cannot be loaded"):
         load_strategy("forwards")
-    install(tmp_path / "two", "my_search_c", "random = my_search_c:Backwards")
+    install(tmp_path / "two", "my_search_c", GROUP, "random = my_search_c:Backwards", STRATEGY)
     monkeypatch.syspath_prepend(str(tmp_path / "two"))
     with pytest.raises(ConfigurationError, match="'random' is claimed twice"):
         load_strategy("random")
