@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
 from haqnas.graph.edit import attribute, shape_of
+from haqnas.graph.functions import BINARY, UNARY
 
 aten = torch.ops.aten
 Ids = NDArray[np.int64]
@@ -254,38 +255,7 @@ def channel_pads(node: fx.Node, dim: int) -> tuple[int, int]:
 
 _Rule = Callable[[_Ties, fx.Node], Channels | None]
 
-# Of one value; a number as the second operand changes nothing.
-UNARY = (
-    aten.relu.default,
-    aten.hardtanh.default,
-    aten.clamp.default,
-    aten.clamp_min.default,
-    aten.clamp_max.default,
-    aten.leaky_relu.default,
-    aten.elu.default,
-    aten.hardswish.default,
-    aten.hardsigmoid.default,
-    aten.silu.default,
-    aten.gelu.default,
-    aten.sigmoid.default,
-    aten.tanh.default,
-    aten.softplus.default,
-    aten.mish.default,
-    aten.abs.default,
-    aten.neg.default,
-    aten.exp.default,
-    aten.sqrt.default,
-    aten.clone.default,
-)
-BINARY = (
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.mul.Tensor,
-    aten.div.Tensor,
-    aten.maximum.default,
-    aten.minimum.default,
-)
-IMAGE = (
+_IMAGE = (
     aten.max_pool2d.default,
     aten.avg_pool2d.default,
     aten.adaptive_avg_pool2d.default,
@@ -295,7 +265,7 @@ IMAGE = (
 _RULES: Mapping[object, _Rule] = {
     **dict.fromkeys(UNARY, _same),
     **dict.fromkeys(BINARY, _elementwise),
-    **dict.fromkeys(IMAGE, _image),
+    **dict.fromkeys(_IMAGE, _image),
     aten.mean.dim: _mean,
     aten.permute.default: _permute,
     aten.reshape.default: _reshape,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from haqnas.graph.channels import BINARY, UNARY
 from haqnas.graph.edit import copy_graph, fake_mode, finish, infer_value, shape_of
+from haqnas.graph.functions import BINARY, UNARY
 from haqnas.graph.trace import quiet
 
 aten = torch.ops.aten

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from haqnas.graph.functions import FINITE_FUNCTIONS
+
 aten = torch.ops.aten
 
 LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -36,28 +38,7 @@ class Kind(StrEnum):
 CARRIERS = frozenset({Kind.MOVE, Kind.RESAMPLE, Kind.CONCAT})
 REQUANTIZING = frozenset({Kind.LAYER, Kind.ADD, Kind.MULTIPLY, Kind.AVERAGE})
 
-# Functions of one tensor that are finite wherever their input is.
-TABLE_FUNCTIONS = frozenset(
-    {
-        aten.relu.default,
-        aten.hardtanh.default,
-        aten.clamp.default,
-        aten.clamp_min.default,
-        aten.clamp_max.default,
-        aten.leaky_relu.default,
-        aten.elu.default,
-        aten.hardswish.default,
-        aten.hardsigmoid.default,
-        aten.silu.default,
-        aten.gelu.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.softplus.default,
-        aten.mish.default,
-        aten.abs.default,
-        aten.neg.default,
-    }
-)
+TABLE_FUNCTIONS = frozenset(FINITE_FUNCTIONS)
 # Operators that are a function of one tensor when their other operand is a number.
 SCALAR_FUNCTIONS = frozenset(
     {

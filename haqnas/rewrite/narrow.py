@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from haqnas.graph.channels import BINARY, ChannelMap, channel_pads
+from haqnas.graph.channels import ChannelMap, channel_pads
 from haqnas.graph.edit import (
     attribute,
     constant_of,
@@ -19,6 +19,7 @@ from haqnas.graph.edit import (
     is_call,
     shape_of,
 )
+from haqnas.graph.functions import BINARY
 from haqnas.graph.parametrise import Layered, rebuild_layer
 
 aten = torch.ops.aten
