@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 from haqnas.errors import ConfigurationError
+from haqnas.space.document import read_document
 
 SCHEMA = 1
 
@@ -45,12 +46,7 @@ class Architecture:
     @classmethod
     def from_json(cls, text: str, source: str = "architecture") -> Self:
         """Inverse of `to_json`; raises ConfigurationError that names `source`."""
-        try:
-            document: Any = json.loads(text)
-        except ValueError as error:
-            raise ConfigurationError(f"{source} is not JSON: {error}") from None
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ConfigurationError(f'{source} must be an object with "schema": {SCHEMA}')
+        document = read_document(text, SCHEMA, source)
         choices = document.get("choices")
         if set(document) != {"schema", "choices"} or not isinstance(choices, dict):
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from haqnas.errors import ConfigurationError
 from haqnas.quantspec import QuantSpec
+from haqnas.space.document import read_document
 
 SCHEMA = 1
 
@@ -42,12 +43,7 @@ class Policy:
     @classmethod
     def from_json(cls, text: str, source: str = "policy") -> Self:
         """Inverse of `to_json`; raises ConfigurationError that names `source`."""
-        try:
-            document: Any = json.loads(text)
-        except ValueError as error:
-            raise ConfigurationError(f"{source} is not JSON: {error}") from None
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ConfigurationError(f'{source} must be an object with "schema": {SCHEMA}')
+        document = read_document(text, SCHEMA, source)
         unknown = sorted(set(document) - {"schema", "default", "layers"})
         layers = document.get("layers", {})
         if unknown or not isinstance(layers, dict):
