@@ -1,6 +1,6 @@
 """Strategies on NAS-Bench-201 under limits of latency measured by HELP.
 
-python -m tests.benchmarks.nasbench201 --data ../shared/data/nasbench201/nasbench201.npz
+python -m tests.benchmarks.nasbench201 --data /path/to/nasbench201.npz
 
 Nine devices, limits at the 30th and the 60th percentile of latency. The reward is the validation accuracy on CIFAR-10,
 the verdict the test accuracy of the architecture with the best reward: how many points it is below that of the

@@ -88,7 +88,7 @@ def predict_network(network: str, target: str, is_quick: bool) -> list[Predictio
     policies = mixed_policies(names, QUICK_POLICIES if is_quick else POLICIES)
     folder = BUILD / "network-model" / f"{network}-{target}"
     artifacts = [
-        _compile(model, inputs, policy, target, folder / f"policy-{index}")
+        compile_policy(model, inputs, policy, target, folder / f"policy-{index}")
         for index, policy in enumerate(policies)
     ]
     bench = kernel_bench(target, folder)
@@ -122,7 +122,7 @@ def _kernel_times(uniforms: Sequence[Uniform], bench: Bench, folder: Path) -> Ma
     return measure(subjects, bench, folder / "kernels", lambda *_: None).times
 
 
-def _compile(
+def compile_policy(
     model: nn.Module, inputs: tuple[Tensor, ...], policy: Policy, target: str, folder: Path
 ) -> haqnas.Artifact:
     """Compile, or load what these very sources made of this policy before. The values of weights cost no time."""

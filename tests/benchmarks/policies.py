@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 import haqnas
 from haqnas.devices.comparison import Comparison, compare_latency
@@ -28,7 +27,7 @@ from haqnas.settings import Settings
 from haqnas.space.policy import Policy
 from tests.benchmarks import machine, report
 from tests.benchmarks.compare import BUILD
-from tests.benchmarks.network_model import Prediction, end_to_end
+from tests.benchmarks.network_model import Prediction, compile_policy, end_to_end
 from tests.benchmarks.ours import RUN_TIMEOUT_S
 
 INT8 = Policy(QuantSpec(8, 8))
@@ -96,12 +95,14 @@ def _on_target(
     if checked.device is None:
         raise SystemExit(f"nothing here runs {target}: apt install qemu-user")
     work = BUILD / "policies" / target
-    uniform = _compile(model, inputs, INT8, target, work / "int8")
+    uniform = compile_policy(model, inputs, INT8, target, work / "int8")
     timed, predicted = [], []
     for folder in folders:
         given = haqnas.load(folder)
         shipped = Policy.from_json((folder / "policy.json").read_text())
-        built = _compile(model, inputs, chosen_policy(given.manifest, shipped), target, work / folder.name)
+        built = compile_policy(
+            model, inputs, chosen_policy(given.manifest, shipped), target, work / folder.name
+        )
         with machine.going_first():
             found = compare_latency(built.executable, uniform.executable, checked.device, PLAN, RUN_TIMEOUT_S)
             search = given.manifest.search
@@ -114,23 +115,6 @@ def _on_target(
         timed.append(Timed(folder.name, target, speedups(found), weights_bytes))
         print(report.policies_text(timed[-1:]), flush=True)
     return timed, predicted
-
-
-def _compile(
-    model: nn.Module, inputs: tuple[Tensor, ...], policy: Policy, target: str, folder: Path
-) -> haqnas.Artifact:
-    """The values of weights and of inputs cost no time."""
-    data = TensorDataset(inputs[0], torch.zeros(1, dtype=torch.int64))
-    return haqnas.compile(
-        model,
-        inputs,
-        target=target,
-        bits=policy,
-        compare=False,
-        calibration_data=data,
-        output=folder,
-        formats=("exe",),
-    )
 
 
 if __name__ == "__main__":

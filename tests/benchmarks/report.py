@@ -120,9 +120,9 @@ def predictions_text(predictions: Sequence["Prediction"]) -> str:
 def accuracies_text(scored: Sequence["Scored"]) -> str:
     rows = [("network and bits", "top-1", "at least", "", "packed weights", "of int8", "epochs", "training")]
     for one in scored:
-        verdict = "ok" if one.found >= one.at_least else "missed"
+        bar = ("-", "") if one.at_least is None else (f"{one.at_least:.1%}", "missed" if one.missed else "ok")
         share = f"{one.size_share:.1%}" if one.size_share else "-"
-        accuracy = (f"{one.found:.2%}", f"{one.at_least:.1%}", verdict)
+        accuracy = (f"{one.found:.2%}", *bar)
         training = (f"{one.epochs:g}", f"{one.time_s:.0f} s")
         rows.append((one.name, *accuracy, f"{one.packed_weight_bytes:,}", share, *training))
     return table(rows) + "\n"
