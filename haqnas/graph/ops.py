@@ -7,6 +7,8 @@ input scale * weight scale / output scale. `act_bits` and `weight_bits` say how 
 Every accumulator becomes an output in one way (`requantize`): float32(accumulator) * scale, one IEEE multiply;
 round half to even; add the zero point; clamp. There is no float addition, so no compiler can contract it
 into a fused multiply-add, and x86, Arm and RISC-V give the same integers.
+
+The file is longer than others, as it is one page of the specification: operators that are read against each other.
 """
 
 from collections.abc import Sequence
