@@ -160,8 +160,11 @@ class Critic:
         """The posterior mean, of standardised rewards."""
         return self.heads.split(self._solved(self.targets))
 
-    def sample(self, rng: np.random.Generator) -> Factored:
-        """A draw from the posterior (Thompson), by Matheron's rule: a draw of the prior, corrected by the data."""
-        drawn = rng.normal(size=self.heads.num_features) * np.sqrt(self._variances)
-        noise = rng.normal(size=len(self.ones)) * np.sqrt(self.prior.noise)
+    def sample(self, rng: np.random.Generator, deviation: float = 1.0) -> Factored:
+        """A draw from the posterior (Thompson), by Matheron's rule: a draw of the prior, corrected by the data.
+
+        `deviation` is that of the draw from the mean, as a share of the posterior's own.
+        """
+        drawn = deviation * rng.normal(size=self.heads.num_features) * np.sqrt(self._variances)
+        noise = deviation * rng.normal(size=len(self.ones)) * np.sqrt(self.prior.noise)
         return self.heads.split(drawn + self._solved(self.targets - self._features @ drawn - noise))

@@ -62,11 +62,13 @@ def test_samples_have_the_mean_and_shrink_to_it_with_data():
     truth = made_up(rng)
     few = [EVERY[index] for index in rng.choice(len(EVERY), 6, replace=False)]
 
-    def spread(actions):
+    def spread(actions, deviation=1.0):
         critic = Critic.fit(HEADS, Prior(), actions, [truth.value(action) for action in actions])
-        drawn = np.array([[critic.sample(rng).value(action) for action in EVERY] for _ in range(2000)])
+        draws = [critic.sample(rng, deviation) for _ in range(2000)]
+        drawn = np.array([[draw.value(action) for action in EVERY] for draw in draws])
         mean = [critic.mean().value(action) for action in EVERY]
         assert drawn.mean(0) == pytest.approx(mean, abs=0.2)
         return drawn.std(0).mean()
 
     assert spread(EVERY * 4) < 0.5 * spread(few)
+    assert spread(few, 0.5) == pytest.approx(0.5 * spread(few), rel=0.1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haqnas.search.critic import Critic
-from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals
+from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals, stretched
 from haqnas.search.strategy import Trial
 from tests.search.problems import price_of
 from tests.search.test_critic import EVERY, HEADS, made_up
@@ -52,9 +52,20 @@ def test_failures_are_learnt_from_and_do_not_hide_the_rest(bad):
 @pytest.mark.parametrize("rewards", [(None,) * 24, (1.0,) * 24])
 def test_trials_that_say_nothing_are_no_crash(rewards):
     trials = [Trial(action, reward) for action, reward in zip(EVERY, rewards, strict=True)]
-    critic = critic_of(HEADS, trials, Settings().prior)
-    assert isinstance(critic, Critic)
-    assert np.isfinite([critic.mean().value(action) for action in EVERY]).all()
+    for given in (trials, stretched(trials)):
+        critic = critic_of(HEADS, given, Settings().prior)
+        assert isinstance(critic, Critic)
+        assert np.isfinite([critic.mean().value(action) for action in EVERY]).all()
+
+
+def test_stretched_rewards_keep_their_order_and_tell_the_best_apart():
+    scores = [10.0, 80.0, 90.0, 90.9, None, 91.0, 91.0]
+    trials = [Trial((index, 0, 0), score) for index, score in enumerate(scores)]
+    found = stretched(trials)
+    assert [trial.action for trial in found] == [trial.action for trial in trials]
+    rewards = [trial.score for trial in found]
+    assert rewards[4] < rewards[0] < rewards[1] < rewards[2] < rewards[3] < rewards[5] == rewards[6]
+    assert rewards[5] - rewards[2] > rewards[1] - rewards[0]
 
 
 def test_without_credit_an_option_is_worth_what_its_trials_got():

@@ -12,7 +12,7 @@ import numpy as np
 from haqnas.search.actions import random_allowed
 from haqnas.search.agents import averaged, drawn, improved, mixed, uniform
 from haqnas.search.critic import Action, Factored
-from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals
+from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals, stretched
 from haqnas.search.strategy import Strategy, Task, Trial
 
 
@@ -50,9 +50,11 @@ class Marl(Strategy):
 
     def _critic(self) -> Factored:
         settings = self.settings
-        trials = self.trials if settings.num_replayed is None else self.trials[-settings.num_replayed :]
+        trials = stretched(
+            self.trials if settings.num_replayed is None else self.trials[-settings.num_replayed :]
+        )
         if settings.has_credit:
-            return critic_of(self.task.heads, trials, settings.prior).sample(self.rng)
+            return critic_of(self.task.heads, trials, settings.prior).sample(self.rng, settings.draw)
         return sampled_marginals(self.task.heads, trials, self.rng)
 
 

@@ -2,7 +2,7 @@
 
 from haqnas.search.actions import random_allowed
 from haqnas.search.critic import Action
-from haqnas.search.marl import critic_of, polished
+from haqnas.search.marl import critic_of, polished, stretched
 from haqnas.search.strategies.marl import Marl
 
 
@@ -13,5 +13,8 @@ class Surrogate(Marl):
         start = random_allowed(self.task.heads, self.is_allowed, self.rng)
         if start is None or len(self.trials) < self.settings.num_first:
             return start
-        critic = critic_of(self.task.heads, self.trials, self.settings.prior).sample(self.rng)
+        settings = self.settings
+        critic = critic_of(self.task.heads, stretched(self.trials), settings.prior).sample(
+            self.rng, settings.draw
+        )
         return polished(critic, self.task.heads, start, self.is_allowed)
