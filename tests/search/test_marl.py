@@ -52,8 +52,8 @@ def test_failures_are_learnt_from_and_do_not_hide_the_rest(bad):
 @pytest.mark.parametrize("rewards", [(None,) * 24, (1.0,) * 24])
 def test_trials_that_say_nothing_are_no_crash(rewards):
     trials = [Trial(action, reward) for action, reward in zip(EVERY, rewards, strict=True)]
-    for given in (trials, stretched(trials)):
-        critic = critic_of(HEADS, given, Settings().prior)
+    for told in (trials, stretched(trials)):
+        critic = critic_of(HEADS, told, Settings().prior)
         assert isinstance(critic, Critic)
         assert np.isfinite([critic.mean().value(action) for action in EVERY]).all()
 
