@@ -140,21 +140,64 @@ def find_prices(
     Bits that do not lower or do not run are refused in the result. Raises UnsupportedModelError and DeviceError where
     that is w8a8.
     """
+    (found,) = price_graphs([(canonical, batch)], specs, source, name, folder, note)
+    return found
+
+
+def price_graphs(
+    graphs: Sequence[tuple[GraphModule, Batch]],
+    specs: Sequence[QuantSpec],
+    source: TimeSource,
+    name: str,
+    folder: Path,
+    note: Note,
+) -> tuple[BitPrices, ...]:
+    """`find_prices` of several canonical graphs; what has no time is measured for all at once.
+
+    Bits that one of them refuses are refused for all.
+    """
     refused: dict[QuantSpec, str] = {}
-    uniforms = []
-    for spec in dict.fromkeys((WIDEST, *specs)):
-        note(f"lowering {spec}")
-        try:
-            uniforms.append(lower_uniform(canonical, [batch], source.profile, spec, SEGMENT))
-        except HaqnasError as error:
-            if spec == WIDEST:
-                raise
-            refused[spec] = str(error)
-    times, model, words, failures = _times_of(uniforms, source, name, folder, note)
+    lowered: list[list[Uniform]] = []
+    for number, (graph, batch) in enumerate(graphs):
+        lowered.append([])
+        for spec in dict.fromkeys((WIDEST, *specs)):
+            if spec in refused:
+                continue
+            note(f"lowering {spec}" + (f", network {number + 1} of {len(graphs)}" if len(graphs) > 1 else ""))
+            try:
+                lowered[-1].append(lower_uniform(graph, [batch], source.profile, spec, SEGMENT))
+            except HaqnasError as error:
+                if spec == WIDEST:
+                    raise
+                refused[spec] = str(error)
+    labelled = {
+        f"{name} {uniform.spec}" + (f" of network {number + 1}" if number else ""): uniform
+        for number, uniforms in enumerate(lowered)
+        for uniform in uniforms
+    }
+    times, model, words, failures = _times_of(labelled, source, folder, note)
     refused |= failures
-    sound = [uniform for uniform in uniforms if uniform.spec not in failures]
-    sizes = {uniform.spec: _packed_bytes(uniform.program) for uniform in sound}
-    prices = layer_prices(canonical, sound, times)
+    return tuple(
+        _prices_of(
+            graph,
+            [uniform for uniform in uniforms if uniform.spec not in refused],
+            *(times, model, source.unit, words, refused),
+        )
+        for (graph, _), uniforms in zip(graphs, lowered, strict=True)
+    )
+
+
+def _prices_of(
+    canonical: GraphModule,
+    uniforms: Sequence[Uniform],
+    times: Mapping[Kernel, KernelTime],
+    model: NetworkModel,
+    unit: Unit,
+    words: str,
+    refused: Mapping[QuantSpec, str],
+) -> BitPrices:
+    sizes = {uniform.spec: _packed_bytes(uniform.program) for uniform in uniforms}
+    prices = layer_prices(canonical, uniforms, times)
     return BitPrices(
         prices=prices,
         model=model,
@@ -162,8 +205,8 @@ def find_prices(
             layer: {spec: by_layer.get(layer, 0) for spec, by_layer in sizes.items()}
             for layer in prices.layers
         },
-        fixed_bytes=sound[0].program.packed_weight_bytes - sum(sizes[WIDEST].values()),
-        unit=source.unit,
+        fixed_bytes=uniforms[0].program.packed_weight_bytes - sum(sizes[WIDEST].values()),
+        unit=unit,
         source=words,
         refused=refused,
     )
@@ -174,29 +217,29 @@ def _packed_bytes(program: Program) -> dict[str, int]:
 
 
 def _times_of(
-    uniforms: Sequence[Uniform], source: TimeSource, name: str, folder: Path, note: Note
+    labelled: Mapping[str, Uniform], source: TimeSource, folder: Path, note: Note
 ) -> tuple[dict[Kernel, KernelTime], NetworkModel, str, dict[QuantSpec, str]]:
     """Times of all kernels, the network model, where they come from, and the bits that do not run."""
     known = dict(source.table.kernels) if source.table else {}
-    missing = [
-        uniform for uniform in uniforms if any(kernel not in known for kernel in kernels_of(uniform.program))
-    ]
+    missing = {
+        label: uniform
+        for label, uniform in labelled.items()
+        if any(kernel not in known for kernel in kernels_of(uniform.program))
+    }
     words = _described(source.table)
     failures: dict[QuantSpec, str] = {}
     model = source.table.model if source.table else None
     if source.bench is not None and missing:
-        subjects = {
-            f"{name} {uniform.spec}": subject_of(f"{name} {uniform.spec}", uniform) for uniform in missing
-        }
-        found = measure(list(subjects.values()), source.bench, folder, lambda _, text: note(text))
+        subjects = [subject_of(label, uniform) for label, uniform in missing.items()]
+        found = measure(subjects, source.bench, folder, lambda _, text: note(text))
         known |= {kernel: amount for kernel, amount in found.times.items() if kernel[0] != WHOLE}
-        runs = program_times(((str(uniform.spec), uniform.program) for uniform in uniforms), found.times)
+        runs = program_times(((label, uniform.program) for label, uniform in labelled.items()), found.times)
         model = model or fit_model(runs.values())
         words = f"measured on {source.bench.device.uri}" + (f", {words}" if words else "")
-        failures = _failed(missing, found.failures, name)
+        failures = _failed(missing, found.failures)
     estimated = {
         kernel: KernelTime(amount_of(known, kernel), 0.0, 0)
-        for uniform in missing
+        for uniform in missing.values()
         if uniform.spec not in failures
         for kernel in kernels_of(uniform.program)
         if kernel not in known
@@ -206,14 +249,13 @@ def _times_of(
     return {**known, **estimated}, model or SUM, words, failures
 
 
-def _failed(uniforms: Sequence[Uniform], failures: Mapping[str, str], name: str) -> dict[QuantSpec, str]:
-    found = {
-        uniform.spec: failures[f"{name} {uniform.spec}"]
-        for uniform in uniforms
-        if f"{name} {uniform.spec}" in failures
-    }
-    if WIDEST in found:
-        raise DeviceError(f"{name} {WIDEST} has no time: {found[WIDEST]}")
+def _failed(labelled: Mapping[str, Uniform], failures: Mapping[str, str]) -> dict[QuantSpec, str]:
+    found: dict[QuantSpec, str] = {}
+    for label, uniform in labelled.items():
+        if label in failures:
+            if uniform.spec == WIDEST:
+                raise DeviceError(f"{label} has no time: {failures[label]}")
+            found.setdefault(uniform.spec, failures[label])
     return found
 
 
