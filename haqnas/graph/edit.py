@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 CONSTANTS = "_constants"
-# Meta of a layer's node that a batch norm was folded into: training wants it back.
-HAD_BATCH_NORM = "had_batch_norm"
+# Note in `meta["custom"]` of a layer's node that a batch norm was folded into: training wants it back. There it also
+# outlives a trace of the graph.
+HAD_BATCH_NORM = "haqnas.had_batch_norm"
 INHERITED = (
     "stack_trace",
     "nn_module_stack",
@@ -133,6 +134,16 @@ def replace(node: fx.Node, replacement: fx.Node) -> None:
 def inherited_meta(node: fx.Node) -> dict[str, Any]:
     """Where in the user's model the node comes from, to be passed on to nodes made from it."""
     return {key: node.meta[key] for key in INHERITED if key in node.meta}
+
+
+def note_batch_norm(node: fx.Node) -> None:
+    """Note that a batch norm was folded into the layer of a node."""
+    node.meta["custom"] = {**node.meta.get("custom", {}), HAD_BATCH_NORM: True}
+
+
+def had_batch_norm(node: fx.Node) -> bool:
+    """Whether a batch norm was folded into the layer of a node."""
+    return node.op == "call_module" and HAD_BATCH_NORM in node.meta.get("custom", {})
 
 
 def fake_mode(graph: fx.Graph) -> FakeTensorMode:

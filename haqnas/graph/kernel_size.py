@@ -25,12 +25,12 @@ def kernel_sizes(layer: nn.Module) -> tuple[int, ...]:
         sizes += [
             smaller
             for smaller in range(size - 2, SMALLEST_KERNEL - 1, -2)
-            if all(pad >= 0 for pad in _padding(layer, smaller))
+            if all(pad >= 0 for pad in cropped_padding(layer, smaller))
         ]
     return tuple(sizes) if len(sizes) > 1 else ()
 
 
-def _padding(layer: nn.Conv1d | nn.Conv2d, size: int) -> tuple[int, ...]:
+def cropped_padding(layer: nn.Conv1d | nn.Conv2d, size: int) -> tuple[int, ...]:
     """Padding at which a smaller kernel reads the same centres."""
     gone = (layer.kernel_size[0] - size) // 2
     padding: Any = layer.padding  # "same" and "valid" are numbers in a canonical graph
@@ -44,11 +44,17 @@ def crop_kernel(layer: nn.Module, size: int, transforms: Mapping[int, Tensor]) -
     Once-for-All learns them; the identity where there is none.
     """
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    weight, bias = layer.weight.detach(), layer.bias
+    bias = None if layer.bias is None else layer.bias.detach()
+    with torch.no_grad():
+        weight = crop_weight(layer.weight, size, transforms)
+    return rebuild_layer(layer, weight.contiguous(), bias, padding=cropped_padding(layer, size))
+
+
+def crop_weight(weight: Tensor, size: int, transforms: Mapping[int, Tensor]) -> Tensor:
+    """The weight (out, in, k, ...) that `crop_kernel` gives a layer; gradients reach weight and transforms."""
     rank = weight.dim() - 2
-    for smaller in range(layer.kernel_size[0] - 2, size - 1, -2):
+    for smaller in range(weight.shape[-1] - 2, size - 1, -2):
         weight = functional.pad(weight, (-1, -1) * rank)
         if smaller in transforms:
             weight = (weight.flatten(2) @ transforms[smaller].to(torch.float32).T).reshape(weight.shape)
-    bias = None if bias is None else bias.detach()
-    return rebuild_layer(layer, weight.contiguous(), bias, padding=_padding(layer, size))
+    return weight

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from haqnas.graph.edit import (
-    HAD_BATCH_NORM,
     arguments,
     attribute,
     constant_of,
@@ -22,6 +21,7 @@ from haqnas.graph.edit import (
     finish,
     inherited_meta,
     is_call,
+    note_batch_norm,
     replace,
     shape_of,
 )
@@ -293,15 +293,15 @@ def _fold_into_layer(
     layer = attribute(gm, str(x.target))
     if isinstance(layer, nn.Linear) and len(shape_of(x)) != 2:
         return None  # batch norm counts channels on dimension 1, the layer on the last one
-    folded = _scale_layer(layer, factor, shift)
+    folded = scale_layer(layer, factor, shift)
     taken = {str(other.target) for other in gm.graph.nodes if other.op == "call_module" and other is not x}
     made = emit_module(node, _unused(str(x.target), taken), folded, x.args[0])  # type: ignore[arg-type]
     made.meta.update(inherited_meta(x))
-    made.meta[HAD_BATCH_NORM] = True
+    note_batch_norm(made)
     return made
 
 
-def _scale_layer(layer: Layered, factor: Tensor, shift: Tensor) -> Layered:
+def scale_layer(layer: Layered, factor: Tensor, shift: Tensor) -> Layered:
     """The layer whose output is `factor * layer(x) + shift`, per output channel."""
     weight = layer.weight.double()
     if isinstance(layer, nn.ConvTranspose2d):  # (in, out / groups, kh, kw)
@@ -343,4 +343,5 @@ def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.N
     path = str(mean.meta.get("parameter", "")).removesuffix(".running_mean")
     path = path if path not in ("", "running_mean") else _calling_module(node)[0] or node.name
     made = emit_module(node, path, module, x)
+    note_batch_norm(made)
     return made if is_regular else emit(node, aten.reshape.default, made, [-1, *shape[1:]])

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haqnas.graph.edit import HAD_BATCH_NORM
+from haqnas.graph.edit import had_batch_norm
 from haqnas.quantspec import weight_range
 from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.calibrate import Batch, settle
@@ -60,7 +60,7 @@ class TrainedLayer(nn.Module):
         bits = weight_bits(layer)
         self.high, self.is_binary = weight_range(bits)[1], bits == 1
         self.is_transposed = isinstance(layer, nn.ConvTranspose2d)
-        self.function, self.geometry = _function(layer)
+        self.function, self.geometry = layer_function(layer)
         weight, bias = layer.get_parameter("weight"), layer.bias
         self.weight = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(weight_scale(layer).clamp(min=SMALLEST_SCALE).log())
@@ -142,7 +142,7 @@ def has_batch_norm(trainable: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in trainable.modules())
 
 
-def _function(layer: nn.Module) -> tuple[Any, dict[str, Any]]:
+def layer_function(layer: nn.Module) -> tuple[Any, dict[str, Any]]:
     """The torch function of a layer, and its arguments besides input, weight and bias."""
     if isinstance(layer, nn.Linear):
         return functional.linear, {}
@@ -157,7 +157,7 @@ def _function(layer: nn.Module) -> tuple[Any, dict[str, Any]]:
 
 def _wants_norm(layer: nn.Module, node: Node) -> bool:
     """Where a batch norm was folded, and can be again: into one scale per channel."""
-    return bool(node.meta.get(HAD_BATCH_NORM)) and weight_scale(layer).numel() == output_channels(layer)
+    return had_batch_norm(node) and weight_scale(layer).numel() == output_channels(layer)
 
 
 def _skip_relu(graph: GraphModule, quantizer: Node) -> None:
@@ -172,7 +172,7 @@ def _skip_relu(graph: GraphModule, quantizer: Node) -> None:
 def _with_statistics(
     graph: GraphModule, canonical: GraphModule, normed: Sequence[str], batches: Sequence[Batch]
 ) -> GraphModule:
-    statistics = _output_statistics(canonical, normed, batches)
+    statistics = output_statistics(canonical, normed, batches)
     for name in normed:
         norm = graph.get_submodule(f"{name}.norm")
         mean, variance = statistics[name]
@@ -184,7 +184,7 @@ def _with_statistics(
     return measured
 
 
-def _output_statistics(
+def output_statistics(
     graph: GraphModule, names: Sequence[str], batches: Sequence[Batch]
 ) -> Mapping[str, tuple[Tensor, Tensor]]:
     """Mean and variance per channel of the outputs of layers, averaged over batches."""

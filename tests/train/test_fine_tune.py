@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from haqnas.errors import ConfigurationError
 from haqnas.rewrite.integerize import integerize
 from haqnas.train import fine_tune as module
-from haqnas.train.fine_tune import Trained, fine_tune, loss_of
+from haqnas.train.fine_tune import Trained, fine_tune
 from haqnas.train.recipe import Recipe
 from tests.rewrite.pipeline import canonical_graph, signal_to_noise_db
 from tests.train.lessons import Lesson, Noisy, digits_lesson
@@ -128,16 +128,6 @@ def test_a_network_without_classes_learns_its_teacher() -> None:
         wanted = canonical(x)[0]
         before, after = (signal_to_noise_db(wanted, g(x)[0]) for g in (fake, graph))
     assert after > before + 1
-
-
-def test_loss_weighs_labels_and_the_teacher() -> None:
-    outputs, labels = [torch.randn(6, 4)], torch.arange(6) % 4
-    taught = loss_of(outputs, outputs, labels, Recipe(epochs=1, distillation=1.0))
-    assert float(taught) == pytest.approx(0.0, abs=1e-6)
-    alone = loss_of(outputs, None, labels, Recipe(epochs=1, distillation=0.0))
-    assert float(alone) == pytest.approx(float(nn.functional.cross_entropy(outputs[0], labels)))
-    both = loss_of(outputs, outputs, labels, Recipe(epochs=1, distillation=0.25))
-    assert float(both) == pytest.approx(0.75 * float(alone), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_way_out(lesson: Lesson) -> None:

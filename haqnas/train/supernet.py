@@ -1,0 +1,278 @@
+"""Supernet: one set of weights for all networks of an architecture space, trained together.
+
+A step trains the largest network, the smallest and some drawn ones on the same images (sandwich rule) and adds up their
+gradients. The largest learns from labels and from the float network, the others from the largest as it is in this step
+(in-place distillation). As in fine-tuning, all that is random in a step follows from (seed, step), and a checkpoint
+holds all that a step changes: an interrupted run goes on to the same bits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from haqnas.errors import ConfigurationError
+from haqnas.rewrite.batch_norm import reestimate_batch_norm
+from haqnas.rewrite.calibrate import Batch
+from haqnas.rewrite.elastic import Structure, cut_network, read_structure, run_cut
+from haqnas.rewrite.shared import NormedLayer, SharedLayer, fold_measured, insert_cut, share_weights
+from haqnas.rewrite.specialise import specialise
+from haqnas.space.architecture import Architecture, ArchitectureSpace, KnobKind
+from haqnas.train.batches import Source, batches_from, channels_last, read_batch, source_of
+from haqnas.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from haqnas.train.loss import loss_of
+from haqnas.train.precision import autocast, autocast_dtype, copy_for_inference, in_channels_last
+from haqnas.train.recipe import learning_rate_factor
+from haqnas.train.sandwich import sandwich, space_at
+from haqnas.train.supernet_recipe import SupernetRecipe
+
+CHECKPOINT_INTERVAL_S = 30.0
+NOTE_INTERVAL_S = 10.0
+CLIPPED_NORM = 5.0  # of the gradient of all networks of a step
+
+Note: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetTraining:
+    """How long the shared weights were trained."""
+
+    num_steps: int
+    epochs: float
+    time_s: float
+    loss: float  # of the largest network, mean of the last steps; NaN without training
+
+
+@dataclass(frozen=True, slots=True)
+class Supernet:
+    """Shared weights of all networks of a space; `structure` holds the network and the space that they are of."""
+
+    structure: Structure
+    shared: GraphModule
+    training: SupernetTraining
+
+    @property
+    def space(self) -> ArchitectureSpace:
+        return self.structure.space
+
+    def cut(self, candidate: Architecture, batches: Sequence[Batch]) -> GraphModule:
+        """The canonical graph of a candidate, batch-norm statistics measured on `batches` and folded.
+
+        Batches are inputs of the whole network: images are made smaller here for a candidate of lower resolution.
+        Raises ConfigurationError for what is not in the space, and for batches of less than two samples.
+        """
+        structure = self.structure
+        cut = cut_network(structure, candidate)
+        graph = specialise(structure.canonical, structure.space, candidate)
+        names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "call_module")
+        for name in names:
+            layer = self.shared.get_submodule(name)
+            assert isinstance(layer, SharedLayer)
+            insert_cut(graph, name, layer, cut.parts.get(name), cut.sizes.get(name))
+        if not any(isinstance(module, NormedLayer) for module in graph.modules()):
+            return graph
+        if any(len(part) < 2 for batch in batches for part in batch):
+            raise ConfigurationError(
+                "batch-norm statistics of a network that is cut out need batches of at least 2 samples, but got one "
+                "of 1; hundreds are usual"
+            )
+        resized = [resize_images(structure.space, candidate, batch) for batch in batches]
+        measured = reestimate_batch_norm(graph, resized)
+        assert isinstance(measured, GraphModule)
+        return fold_measured(measured)
+
+
+def resize_images(space: ArchitectureSpace, candidate: Architecture, batch: Batch) -> Batch:
+    """Images (n, c, h, w) in a candidate's resolution, smoothed; other batches, and the whole resolution, as they are.
+
+    Data for a network of lower resolution are made the same way.
+    """
+    knob = next((knob for knob in space.knobs if knob.kind is KnobKind.RESOLUTION), None)
+    height = None if knob is None else candidate.choices.get(knob.name, knob.choices[0])
+    if knob is None or height is None or height == knob.choices[0]:
+        return batch
+    (images,) = batch  # networks with a resolution to choose have one input
+    size = (height, images.shape[3] * height // images.shape[2])
+    return (functional.interpolate(images, size, mode="bilinear", antialias=True),)
+
+
+def train_supernet(
+    canonical: GraphModule,
+    space: ArchitectureSpace,
+    train_data: Dataset[Any] | None,
+    batches: Sequence[Batch],
+    recipe: SupernetRecipe,
+    seed: int,
+    checkpoint: Path | None = None,
+    note: Note | None = None,
+) -> Supernet:
+    """Train weights for all networks of `space`, beginning with those of `canonical`, which is unchanged.
+
+    `train_data` holds pairs (input without batch dimension, label); labels count where the first output is
+    (n, classes) and labels are class indices, else networks learn the outputs of `canonical` alone. None where the
+    recipe does not train. `batches` are inputs on which batch norms get their first factors. `checkpoint` is written
+    now and then, and where it exists training goes on from there.
+    Raises ConfigurationError for data that does not fit, and when the loss is not finite.
+    """
+    structure = read_structure(canonical, space)
+    shared = share_weights(canonical, space, batches)
+    if recipe.time_s == 0:
+        return Supernet(structure, shared, SupernetTraining(0, 0.0, 0.0, math.nan))
+    if train_data is None:
+        raise ConfigurationError(
+            "training shared weights needs training data, but there is none; give train_data, or a supernet time of 0 "
+            "for the weights as they are"
+        )
+    run = _prepare(structure, shared, train_data, recipe, seed)
+    state = _train(run, checkpoint, note or (lambda _text: None))
+    epochs = state.step / run.source.steps_per_epoch
+    return Supernet(structure, shared, SupernetTraining(state.step, epochs, state.elapsed_s, state.loss))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same from step to step, and the modules that steps change."""
+
+    structure: Structure
+    shared: GraphModule
+    teacher: GraphModule
+    optimizer: torch.optim.Optimizer
+    source: Source
+    recipe: SupernetRecipe
+    seed: int
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def num_steps(self) -> int | None:
+        epochs = self.recipe.epochs
+        return None if epochs is None else math.ceil(epochs * self.source.steps_per_epoch)
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """Share that is done; steps or time, whichever is further."""
+        by_steps = 0.0 if self.num_steps is None else step / self.num_steps
+        by_time = 0.0 if self.recipe.time_s is None else elapsed_s / self.recipe.time_s
+        return max(by_steps, by_time)
+
+
+def _prepare(
+    structure: Structure, shared: GraphModule, data: Dataset[Any], recipe: SupernetRecipe, seed: int
+) -> _Run:
+    return _Run(
+        structure=structure,
+        shared=in_channels_last(shared).train(),
+        teacher=copy_for_inference(structure.canonical),
+        optimizer=_optimizer(shared, recipe),
+        source=source_of(data, recipe.batch_size, seed),
+        recipe=recipe,
+        seed=seed,
+        autocast_dtype=autocast_dtype(recipe.precision),
+    )
+
+
+def _optimizer(shared: nn.Module, recipe: SupernetRecipe) -> torch.optim.Optimizer:
+    """Only weights of layers decay."""
+    weights = [module.weight for module in shared.modules() if isinstance(module, SharedLayer)]
+    known = {id(weight) for weight in weights}
+    others = [parameter for parameter in shared.parameters() if id(parameter) not in known]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True)
+
+
+def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
+    saved = read_checkpoint(path) if path is not None else None
+    optimizers = (run.optimizer,)
+    state = Checkpoint(0, 0.0, math.nan) if saved is None else saved.load(run.shared, optimizers)
+    started_s, saved_s, noted_s = time.monotonic() - state.elapsed_s, time.monotonic(), 0.0
+    batches = batches_from(run.source, state.step)
+    while (progress := run.progress(state.step, state.elapsed_s)) < 1.0:
+        loss = _step(run, batches, state.step, progress)
+        now_s = time.monotonic()
+        smooth = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
+        state = Checkpoint(state.step + 1, now_s - started_s, smooth)
+        if path is not None and now_s - saved_s > CHECKPOINT_INTERVAL_S:
+            write_checkpoint(path, state, run.shared, optimizers)
+            saved_s = now_s
+        if now_s - noted_s > NOTE_INTERVAL_S:
+            note(_describe(run, state))
+            noted_s = now_s
+    if path is not None:
+        write_checkpoint(path, state, run.shared, optimizers)
+    note(_describe(run, state))
+    return state
+
+
+def _step(run: _Run, batches: Iterator[Any], step: int, progress: float) -> float:
+    """One update; gives the loss of the largest network."""
+    recipe = run.recipe
+    inputs, labels = read_batch(run.source, batches, step, recipe.augmentation)
+    for group in run.optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * learning_rate_factor(progress, recipe.warmup)
+    run.optimizer.zero_grad(set_to_none=True)
+    opened = space_at(run.structure.space, progress, recipe.shrinking)
+    candidates = sandwich(opened, run.seed, step, recipe.num_random)
+    with torch.no_grad(), autocast(run.autocast_dtype):
+        wanted = run.teacher(*inputs)
+    value = add_gradients(
+        run.structure, run.shared, candidates, inputs, labels, wanted, recipe, run.autocast_dtype
+    )
+    if not math.isfinite(value):
+        raise ConfigurationError(
+            f"the loss must be finite, but it was {value} in step {step + 1} of training shared weights; give a lower "
+            f"learning rate than {recipe.learning_rate:g}, or look for NaN in train_data"
+        )
+    nn.utils.clip_grad_norm_(run.shared.parameters(), CLIPPED_NORM)
+    run.optimizer.step()
+    return value
+
+
+def add_gradients(
+    structure: Structure,
+    shared: GraphModule,
+    candidates: Sequence[Architecture],
+    inputs: Batch,
+    labels: Any,
+    wanted: Sequence[Tensor],
+    recipe: SupernetRecipe,
+    dtype: torch.dtype | None,
+) -> float:
+    """Add the gradients of all `candidates`, the largest first, to those of the shared weights; gives its loss.
+
+    Its teacher's outputs are `wanted`; what it gives itself are those of all others' teacher.
+    """
+    losses: list[float] = []
+    for candidate in candidates:
+        resized = resize_images(structure.space, candidate, inputs)
+        with autocast(dtype):
+            outputs = run_cut(shared, cut_network(structure, candidate), [channels_last(x) for x in resized])
+        loss = loss_of(
+            outputs,
+            wanted,
+            labels,
+            distillation=recipe.distillation,
+            temperature=recipe.temperature,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.detach()))
+        if len(losses) == 1:
+            wanted = [part.detach() for part in outputs]
+    return losses[0] if all(math.isfinite(loss) for loss in losses) else math.nan
+
+
+def _describe(run: _Run, state: Checkpoint) -> str:
+    epoch = state.step / run.source.steps_per_epoch
+    progress = run.progress(state.step, state.elapsed_s)
+    left_s = state.elapsed_s * (1 - progress) / progress if progress > 0 else math.nan
+    of = "" if run.recipe.epochs is None else f" of {run.recipe.epochs:g}"
+    return f"supernet: epoch {epoch:.2f}{of}, loss {state.loss:.3f}, {max(left_s, 0.0):.0f} s left"
