@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
 
+from haqnas.errors import ConfigurationError
 from haqnas.graph.edit import attribute, copy_graph, had_batch_norm
 from haqnas.graph.kernel_size import crop_weight, cropped_padding
 from haqnas.graph.layers import list_layers
@@ -108,17 +109,31 @@ class NormedLayer(nn.Module):
             return scale_layer(self.layer, factor, norm.bias.double() - norm.running_mean.double() * factor)
 
 
-def share_weights(canonical: GraphModule, space: ArchitectureSpace, batches: Sequence[Batch]) -> GraphModule:
+def normed_layers(canonical: GraphModule) -> tuple[str, ...]:
+    """Layers that get a batch norm: where one was folded, and that are called once."""
+    calls = Counter(str(node.target) for node in canonical.graph.nodes if node.op == "call_module")
+    normed = [str(node.target) for node in canonical.graph.nodes if had_batch_norm(node)]
+    return tuple(name for name in normed if calls[name] == 1)
+
+
+def measure_statistics(canonical: GraphModule, batches: Sequence[Batch]) -> Mapping[str, Statistics]:
+    """Statistics of the outputs of those layers on `batches`; raises ConfigurationError where none are given."""
+    normed = normed_layers(canonical)
+    if normed and not batches:
+        raise ConfigurationError(
+            "the first factors of batch norms need at least one batch of inputs, but got none"
+        )
+    return output_statistics(canonical, normed, batches) if normed else {}
+
+
+def share_weights(
+    canonical: GraphModule, space: ArchitectureSpace, statistics: Mapping[str, Statistics]
+) -> GraphModule:
     """The graph with a SharedLayer in the place of each layer; `canonical` is unchanged.
 
-    Batch norms start such that outputs of layers keep the mean and variance that they have in `canonical` on
-    `batches`. Layers that are called more than once, or had no batch norm, have none.
+    Batch norms start such that outputs of layers have the mean and variance of `statistics`.
     """
     shared = copy_graph(canonical)
-    calls = Counter(str(node.target) for node in shared.graph.nodes if node.op == "call_module")
-    normed = [str(node.target) for node in shared.graph.nodes if had_batch_norm(node)]
-    normed = [name for name in normed if calls[name] == 1]
-    statistics: Mapping[str, Statistics] = output_statistics(canonical, normed, batches) if normed else {}
     kernels = {knob.layers[0]: knob.choices for knob in space.knobs if knob.kind is KnobKind.KERNEL}
     for layer in list_layers(canonical):
         sizes = kernels.get(layer.name, (0, 0))

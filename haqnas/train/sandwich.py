@@ -45,12 +45,14 @@ def _opened(space: ArchitectureSpace, shares: dict[KnobKind, float]) -> Architec
     return ArchitectureSpace(tuple(knob for knob in knobs if len(knob.choices) > 1))
 
 
-def sandwich(space: ArchitectureSpace, seed: int, step: int, num_random: int) -> tuple[Architecture, ...]:
-    """The networks of a step, each once: the largest first, the smallest, and `num_random` drawn ones."""
+def sandwich(
+    space: ArchitectureSpace, seed: int, step: int, num_random: int, has_largest: bool = True
+) -> tuple[Architecture, ...]:
+    """The networks of a step, each once: the largest first, unless left out, the smallest, `num_random` drawn ones."""
     smallest = Architecture({knob.name: knob.choices[-1] for knob in space.knobs})
     drawn = [draw(space, seed, step * num_random + number) for number in range(num_random)]
-    unlike: list[Architecture] = []
-    for candidate in (space.identity, smallest, *drawn):
+    unlike = [space.identity] if has_largest else []
+    for candidate in (smallest, *drawn):
         if candidate not in unlike:
             unlike.append(candidate)
     return tuple(unlike)

@@ -23,7 +23,14 @@ from haqnas.errors import ConfigurationError
 from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.calibrate import Batch
 from haqnas.rewrite.elastic import Structure, cut_network, read_structure, run_cut
-from haqnas.rewrite.shared import NormedLayer, SharedLayer, fold_measured, insert_cut, share_weights
+from haqnas.rewrite.shared import (
+    NormedLayer,
+    SharedLayer,
+    fold_measured,
+    insert_cut,
+    measure_statistics,
+    share_weights,
+)
 from haqnas.rewrite.specialise import specialise
 from haqnas.space.architecture import Architecture, ArchitectureSpace, KnobKind
 from haqnas.train.batches import Source, batches_from, channels_last, read_batch, source_of
@@ -48,7 +55,7 @@ class SupernetTraining:
     num_steps: int
     epochs: float
     time_s: float
-    loss: float  # of the largest network, mean of the last steps; NaN without training
+    loss: float  # mean over networks and the last steps; NaN without training
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ def train_supernet(
     Raises ConfigurationError for data that does not fit, and when the loss is not finite.
     """
     structure = read_structure(canonical, space)
-    shared = share_weights(canonical, space, batches)
+    shared = share_weights(canonical, space, measure_statistics(canonical, batches))
     if recipe.time_s == 0:
         return Supernet(structure, shared, SupernetTraining(0, 0.0, 0.0, math.nan))
     if train_data is None:
@@ -214,19 +221,19 @@ def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
 
 
 def _step(run: _Run, batches: Iterator[Any], step: int, progress: float) -> float:
-    """One update; gives the loss of the largest network."""
+    """One update; gives the mean loss of its networks."""
     recipe = run.recipe
     inputs, labels = read_batch(run.source, batches, step, recipe.augmentation)
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.learning_rate * learning_rate_factor(progress, recipe.warmup)
     run.optimizer.zero_grad(set_to_none=True)
     opened = space_at(run.structure.space, progress, recipe.shrinking)
-    candidates = sandwich(opened, run.seed, step, recipe.num_random)
+    has_largest = step % recipe.largest_every == 0
+    candidates = sandwich(opened, run.seed, step, recipe.num_random, has_largest)
     with torch.no_grad(), autocast(run.autocast_dtype):
         wanted = run.teacher(*inputs)
-    value = add_gradients(
-        run.structure, run.shared, candidates, inputs, labels, wanted, recipe, run.autocast_dtype
-    )
+    lesson = Lesson(inputs, labels, tuple(wanted), recipe, run.autocast_dtype)
+    value = add_gradients(run.structure, run.shared, candidates, lesson, has_largest)
     if not math.isfinite(value):
         raise ConfigurationError(
             f"the loss must be finite, but it was {value} in step {step + 1} of training shared weights; give a lower "
@@ -237,37 +244,46 @@ def _step(run: _Run, batches: Iterator[Any], step: int, progress: float) -> floa
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the networks of a step learn from."""
+
+    inputs: Batch
+    labels: Any
+    wanted: tuple[Tensor, ...]  # outputs of the float network
+    recipe: SupernetRecipe
+    autocast_dtype: torch.dtype | None
+
+
 def add_gradients(
     structure: Structure,
     shared: GraphModule,
     candidates: Sequence[Architecture],
-    inputs: Batch,
-    labels: Any,
-    wanted: Sequence[Tensor],
-    recipe: SupernetRecipe,
-    dtype: torch.dtype | None,
+    lesson: Lesson,
+    first_teaches: bool,
 ) -> float:
-    """Add the gradients of all `candidates`, the largest first, to those of the shared weights; gives its loss.
+    """Add the gradients of all `candidates` to those of the shared weights; gives the mean of their losses.
 
-    Its teacher's outputs are `wanted`; what it gives itself are those of all others' teacher.
+    `first_teaches`: the outputs of the first one are what the others learn, rather than those of the float network.
     """
+    recipe, wanted = lesson.recipe, lesson.wanted
     losses: list[float] = []
     for candidate in candidates:
-        resized = resize_images(structure.space, candidate, inputs)
-        with autocast(dtype):
+        resized = resize_images(structure.space, candidate, lesson.inputs)
+        with autocast(lesson.autocast_dtype):
             outputs = run_cut(shared, cut_network(structure, candidate), [channels_last(x) for x in resized])
         loss = loss_of(
             outputs,
             wanted,
-            labels,
+            lesson.labels,
             distillation=recipe.distillation,
             temperature=recipe.temperature,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
-        if len(losses) == 1:
-            wanted = [part.detach() for part in outputs]
-    return losses[0] if all(math.isfinite(loss) for loss in losses) else math.nan
+        if first_teaches and len(losses) == 1:
+            wanted = tuple(part.detach() for part in outputs)
+    return sum(losses) / len(losses)
 
 
 def _describe(run: _Run, state: Checkpoint) -> str:

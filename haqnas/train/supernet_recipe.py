@@ -19,6 +19,9 @@ class SupernetRecipe:
     time_s: float | None = None  # ends it early, with the schedule fitted to it; 0: no training
     batch_size: int = 128
     num_random: int = 2  # networks of a step beside the largest and the smallest
+    largest_every: int = (
+        1  # steps; between them the float network teaches in the place of the largest, which costs less
+    )
     learning_rate: float = 0.02  # at its peak
     weight_decay: float = 1e-4
     warmup: float = 0.05  # share of the training in which the learning rate rises; then half a cosine to 0
@@ -39,6 +42,7 @@ class SupernetRecipe:
         _require(self.time_s is None or 0 <= self.time_s < math.inf, "time_s", self.time_s, "at least 0")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (batch norm)")
         _require(self.num_random >= 0, "num_random", self.num_random, "at least 0")
+        _require(self.largest_every >= 1, "largest_every", self.largest_every, "at least 1")
         _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "greater than 0")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share of the training, 0 to 1")
