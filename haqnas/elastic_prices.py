@@ -5,8 +5,7 @@ every layer has every shape that it may have, and the prices of any other are pu
 is priced by its share of the cost at full widths. Depth takes away what the dropped blocks cost. What this misses
 (fusions across a block that is dropped) is seen where a candidate itself is lowered.
 
-ResNet-20, 15 random architectures at random bits against their own programs: latency off by 1.0 % on average and at
-most 4.8 % on x86-64-v3, and 1.0 % and 3.2 % in instructions of cortex-a72; packed bytes by at most 2.6 %.
+docs/architecture-space.md has the errors of this.
 """
 
 import itertools
@@ -277,7 +276,7 @@ def price_space(
     wanted = [*anchored, *covers, *small]
     graphs = [specialise(canonical, space, Architecture(choices)) for choices in wanted]
     note(f"{len(graphs)} architectures stand for {space.size:,}")
-    found = price_graphs([(graph, _inputs(graph)) for graph in graphs], specs, source, name, folder, note)
+    found = price_graphs([(graph, noise(graph)) for graph in graphs], specs, source, name, folder, note)
     at_small = iter(found[len(anchored) + len(covers) :])
     rows: dict[str, dict[Sizes, BitPrices]] = {}
     for choices, prices in zip([*anchored, *covers], found, strict=False):
@@ -318,8 +317,8 @@ def _channel_dimension(layer: Layer) -> int:
     return len(layer.out_shape) - 1 if layer.kind is LayerKind.LINEAR else 1
 
 
-def _inputs(graph: GraphModule) -> tuple[torch.Tensor, ...]:
-    """Noise: what values are does not matter to prices."""
+def noise(graph: GraphModule) -> tuple[torch.Tensor, ...]:
+    """Inputs of a graph. What values are does not matter to prices."""
     generator = torch.Generator().manual_seed(0)
     return tuple(
         torch.randn(shape_of(node), generator=generator)
