@@ -12,6 +12,7 @@ from haqnas.cli.progress import show_progress
 from haqnas.cli.render import (
     comparison_rows,
     latency_rows,
+    print_compared,
     print_json,
     print_lines,
     print_table,
@@ -86,7 +87,31 @@ def group() -> None:
 @click.option("--pin", multiple=True, metavar="GLOB=BITS", help="These layers get exactly these bits.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these layers get other bits than 8.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="These layers stay at 8 bits.")
-@click.option("--strategy", metavar="NAME", help="Of the search for bits; ilp.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    help="Of the search for bits: ilp (default), marl, ... (docs/search.md).",
+)
+@click.option("--trials", type=int, metavar="N", help="Policies that a strategy other than ilp tries; 100.")
+@click.option(
+    "--time-budget",
+    "time_budget_s",
+    metavar="TIME",
+    callback=_read_duration,
+    help="Try policies no longer than this: 90s, 10m, 1.5h. The best so far is compiled.",
+)
+@click.option("--workers", default=1, show_default=True, metavar="N", help="Processes that share the trials.")
+@click.option(
+    "--study", metavar="URL", help="Keep the trials in this Optuna database instead of a file in DIR."
+)
+@click.option(
+    "--compare",
+    "compare_strategies",
+    default="",
+    metavar="NAME,NAME",
+    callback=lambda _context, _option, text: split_list(text),
+    help="Search by each of these, at equal trials; the bits of the first are compiled.",
+)
 @click.option(
     "--sensitivity",
     default="gradient",
@@ -156,10 +181,11 @@ def group() -> None:
     help="Samples of val_data that top-1 is read on; 0: all.",
 )
 @click.option(
-    "--compare/--no-compare",
+    "--no-compare",
+    "compare",
+    flag_value=False,
     default=True,
-    show_default=True,
-    help="Compare other bits than 8 with the uniform int8 build; bits that haqnas chose ship only where they win.",
+    help="Ship bits that haqnas chose even where they do not win against the uniform int8 build.",
 )
 @click.option(
     "--strict-bits",
@@ -184,6 +210,7 @@ def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **opti
         print_json({**summary_document(artifact), "ok": not missed})
     else:
         print_lines(summarise(artifact))
+        print_compared(artifact.manifest.search)
     return EXIT_MISSED if missed else 0
 
 

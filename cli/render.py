@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from haqnas.evaluate import Accuracy
     from haqnas.hardware import HardwareProfile
     from haqnas.manifest import Baseline, LayerRow, Manifest
-    from haqnas.space.outcome import Constraint
+    from haqnas.space.outcome import Constraint, SearchRecord
 
 MODEL_ERROR = 0.1  # of sums of kernels against whole runs, above which a profile warns
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: tables go to files and pipes unbroken
@@ -210,9 +210,48 @@ def search_rows(manifest: "Manifest") -> list[tuple[str, str]]:
         loss = f"loss {search.predicted_loss:.2g} nats a sample, int8 {search.int8_loss:.2g}{drop}"
         rows = [
             ("bits", f"{bits} (by {search.strategy})"),
+            *_trial_rows(search),
             ("predicted", f"{latency}, {share:.1%} of uniform int8 ({search.latency_source}); {loss}"),
         ]
     return rows + [("budget", _describe_constraint(constraint)) for constraint in manifest.constraints]
+
+
+_STOPS = {
+    "trials": "",
+    "space": "; all that is within budget was tried",
+    "time": "; the time budget ended it",
+    "interrupted": "; interrupted: the same command goes on",
+}
+
+
+def _trial_rows(search: "SearchRecord") -> list[tuple[str, str]]:
+    """How the search went, and what each agent's choices add to the score."""
+    if search.num_trials is None:
+        return []
+    failed = f", {search.num_failed} of them failed" if search.num_failed else ""
+    count = f"{search.num_policies} of {search.num_trials}{failed}{_STOPS[search.stopped or 'trials']}"
+    credit = ", ".join(f"{agent} {value:+.2g}" for agent, value in search.credit.items())
+    return [("trials", f"{count} (seed {search.seed}, {search.fidelity})"), ("credit", credit)]
+
+
+def print_compared(search: "SearchRecord | None") -> None:
+    """What several strategies found at equal trials; nothing where one searched."""
+    if search is None or not search.compared:
+        return
+    rows = []
+    for row in search.compared:
+        found = ("nothing", "", "", "")
+        if row.drop is not None and row.predicted_latency is not None:
+            found = (
+                f"{row.drop:.2%}",
+                _amount(row.predicted_latency, search.unit),
+                f"{row.predicted_latency / search.int8_latency:.1%}",
+                f"{row.packed_weight_bytes:,}",
+            )
+        rows.append((row.strategy, *found, str(row.num_policies), str(row.num_failed), f"{row.time_s:.1f}"))
+    print()
+    header = ("strategy", "drop", "latency", "of int8", "bytes of weights", "evaluations", "failed", "s")
+    print_table(header, rows, right=header[1:])
 
 
 def _describe_constraint(constraint: "Constraint") -> str:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
-from haqnas.artifact import Artifact, check_files, load
+from haqnas.artifact import STUDY, Artifact, check_files, load
 from haqnas.baseline import build_to_ship
+from haqnas.bit_search import is_cut_short
 from haqnas.bit_stage import choose_bits, given_policy
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.devices.cache_folder import default_cache_folder
@@ -78,11 +79,14 @@ def compile(
             samples = calibration_samples(model, example_inputs, given, settings.seed)
             lessons = check_train_data(checked, train_data, example_inputs)
             request = _hash(checked, policy, canonical, samples, judges, train_data, example_inputs, versions)
-        finished = None if settings.fresh else _find_finished(directory, request)
+        earlier = None if settings.fresh else _find_finished(directory, request)
+        finished = None if earlier is None or _has_more_to_search(earlier, settings) else earlier
         if finished is None:
             if checked.device is not None and settings.device is not None:
                 checked.device.fingerprint()  # a board that cannot be reached is told before the work
             work = stage_folder(state, request, settings.fresh)
+            if earlier is not None and not (work / STUDY).exists():
+                shutil.copy(directory / STUDY, work / STUDY)
             cache_folder = settings.cache_folder or default_cache_folder()
             report("bits", "to be searched" if policy is None else str(policy.default))
             batches = samples.read()
@@ -209,6 +213,13 @@ def _hash(
     # Synthetic inputs follow from the model, the example inputs and the seed, and take seconds to make.
     calibrated = [part for batch in samples.given for part in batch] or example_inputs
     return hash_request(canonical, [*calibrated, *scored], settings)
+
+
+def _has_more_to_search(finished: Artifact, settings: Settings) -> bool:
+    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds."""
+    search = finished.manifest.search
+    is_kept = (finished.directory / STUDY).exists()
+    return search is not None and is_kept and is_cut_short(search, settings.time_budget_s)
 
 
 def _find_finished(directory: Path, request: str) -> Artifact | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch.fx import GraphModule
 
@@ -17,7 +18,7 @@ from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
-STRATEGIES = ("ilp",)
+ILP = "ilp"  # the strategy that needs no trials
 DEFAULT_MAX_DROP = 0.01  # where the user limits nothing
 HALVINGS = 6  # of the span of latencies, where the fastest policy within a drop is looked for
 LEAST_SPAN = 0.01  # of uniform int8: what is gained in less does not repeat
@@ -31,16 +32,26 @@ class Judge:
     """Reads the drop of accuracy of a policy, simulated, on data that is kept for the search."""
 
     drop_of: Callable[[Policy], float]
+    float_score: Callable[[], float]  # what drops are from
     judged_on: str
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """What a policy's own program takes."""
+
+    latency: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """The chosen bits, and how they were chosen."""
+    """The chosen bits, and how they were chosen; `study` is the journal of the trials, where there were some."""
 
     policy: Policy
     record: SearchRecord
     sensitivity: Sensitivity
+    study: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ def restricted(space: SearchSpace, refused: Mapping[QuantSpec, str]) -> SearchSp
 
 def check_budgets(search: Search) -> Budget:
     """The budgets as amounts; raises InfeasibleBudgetError, with what can be reached, where no bits meet them."""
-    problem = _problem(search, {})
+    problem = problem_of(search, {})
     int8 = Policy(WIDEST)
     latency, size = search.budgets.latency, search.budgets.size
     if latency is not None and not latency.is_share and search.prices.unit != "s":
@@ -103,14 +114,14 @@ def _refusal(option: str, limit: Limit | None, reachable: str) -> str:
 
 
 def _latencies(search: Search, spans: Reach) -> str:
-    int8 = _problem(search, {}).latency(Policy(WIDEST))
+    int8 = problem_of(search, {}).latency(Policy(WIDEST))
     shares = " to ".join(f"{latency / int8:.1%}" for latency in spans.latency)
     amounts = " to ".join(describe_amount(latency, search.prices.unit) for latency in spans.latency)
     return f"latency reaches from {shares} of uniform int8 ({amounts}, predicted: {search.prices.source})"
 
 
 def _sizes(search: Search, spans: Reach) -> str:
-    int8 = _problem(search, {}).size_bytes(Policy(WIDEST))
+    int8 = problem_of(search, {}).size_bytes(Policy(WIDEST))
     shares = " to ".join(f"{size / int8:.1%}" for size in spans.size_bytes)
     amounts = " to ".join(f"{size:,}" for size in spans.size_bytes)
     return f"packed weights reach from {shares} of uniform int8 ({amounts} bytes)"
@@ -127,7 +138,7 @@ def search_bits(search: Search, budget: Budget, sensitivity: Sensitivity, judge:
     A policy's program may take more than the sum of its layers' prices, by conversions of values that the uniform
     programs do not convert, or by padding: it is lowered to see.
     """
-    problem = _problem(search, sensitivity.losses)
+    problem = problem_of(search, sensitivity.losses)
     drops: dict[str, float] = {}
 
     def drop_of(policy: Policy) -> float:
@@ -143,11 +154,11 @@ def search_bits(search: Search, budget: Budget, sensitivity: Sensitivity, judge:
         policy = _fastest_within(
             problem, sensitivity, DEFAULT_MAX_DROP if allowed is None else allowed, drop_of
         )
-        own = _lowered(search, policy)
+        own = lowered(search, policy)
     else:
-        policy, own = _least_loss(problem, sensitivity, budget, search)
+        policy, own, _ = least_loss(problem, sensitivity, budget, search)
     drop = drop_of(policy) if search.budgets.max_drop is not None or drops else None
-    record = _record(search, problem, sensitivity, policy, own)
+    record = describe(search, problem, sensitivity, policy, own)
     return Found(
         policy,
         replace(
@@ -157,12 +168,14 @@ def search_bits(search: Search, budget: Budget, sensitivity: Sensitivity, judge:
     )
 
 
-def _problem(search: Search, losses: Mapping[str, Mapping[QuantSpec, float]]) -> Problem:
+def problem_of(search: Search, losses: Mapping[str, Mapping[QuantSpec, float]]) -> Problem:
+    """What the ILP solves, by the prices of `search`."""
     prices = search.prices
     return Problem(search.space, losses, prices.prices, prices.model, prices.sizes, prices.fixed_bytes)
 
 
-def _policy_within(problem: Problem, sensitivity: Sensitivity, budget: Budget) -> Policy | None:
+def policy_within(problem: Problem, sensitivity: Sensitivity, budget: Budget) -> Policy | None:
+    """Of the least predicted loss; None where no bits are within the budget."""
     found = solve(problem, budget)
     if found is None:
         return None
@@ -171,28 +184,32 @@ def _policy_within(problem: Problem, sensitivity: Sensitivity, budget: Budget) -
     return found.policy(problem.space)
 
 
-def _least_loss(
+def least_loss(
     problem: Problem, sensitivity: Sensitivity, budget: Budget, search: Search
-) -> tuple[Policy, "_Own"]:
-    """Where the program of the ILP's answer is over a budget, the next answer has to save as much more."""
-    policy = _policy_within(problem, sensitivity, budget)
+) -> tuple[Policy, Own, Budget]:
+    """The ILP's answer, what its program takes, and the budget for prices that it was found by.
+
+    Where the program is over a budget, the next answer has to save as much more.
+    """
+    policy = policy_within(problem, sensitivity, budget)
     assert policy is not None  # the budget was checked
-    own, limits = _lowered(search, policy), budget
+    own, limits = lowered(search, policy), budget
     for _ in range(REPAIRS):
-        if _excess(own.latency, budget.latency) <= 1 and _excess(own.size_bytes, budget.size_bytes) <= 1:
+        if excess(own.latency, budget.latency) <= 1 and excess(own.size_bytes, budget.size_bytes) <= 1:
             break
-        limits = Budget(
-            _tightened(limits.latency, _excess(own.latency, budget.latency)),
-            _tightened(limits.size_bytes, _excess(own.size_bytes, budget.size_bytes)),
+        tightened = Budget(
+            _tightened(limits.latency, excess(own.latency, budget.latency)),
+            _tightened(limits.size_bytes, excess(own.size_bytes, budget.size_bytes)),
         )
-        tighter = _policy_within(problem, sensitivity, limits)
+        tighter = policy_within(problem, sensitivity, tightened)
         if tighter is None:
             break
-        policy, own = tighter, _lowered(search, tighter)
-    return policy, own
+        policy, own, limits = tighter, lowered(search, tighter), tightened
+    return policy, own, limits
 
 
-def _excess(amount: float, limit: float | None) -> float:
+def excess(amount: float, limit: float | None) -> float:
+    """Over a limit above 1; None: no limit."""
     return 0.0 if limit is None else amount / limit
 
 
@@ -204,7 +221,7 @@ def _fastest_within(
     problem: Problem, sensitivity: Sensitivity, max_drop: float, drop_of: Callable[[Policy], float]
 ) -> Policy:
     """Halve the span between the least latency and that of the least loss, by accuracies of policies between them."""
-    best = _policy_within(problem, sensitivity, Budget())
+    best = policy_within(problem, sensitivity, Budget())
     assert best is not None
     least, most = reach(problem).latency[0], problem.latency(best)
     scale = problem.latency(Policy(WIDEST))
@@ -212,7 +229,7 @@ def _fastest_within(
     for _ in range(HALVINGS + 1):
         if most - limit < LEAST_SPAN * scale:
             break
-        policy = _policy_within(problem, sensitivity, Budget(latency=limit))
+        policy = policy_within(problem, sensitivity, Budget(latency=limit))
         assert policy is not None  # the limit can be reached
         if drop_of(policy) <= max_drop:
             best, most = policy, problem.latency(policy)
@@ -224,27 +241,21 @@ def _fastest_within(
     return best
 
 
-@dataclass(frozen=True, slots=True)
-class _Own:
+def lowered(search: Search, policy: Policy) -> Own:
     """What a policy's own program takes."""
-
-    latency: float
-    size_bytes: int
-
-
-def _lowered(search: Search, policy: Policy) -> _Own:
     program = lower(search.simulate(policy), search.source.profile, "net")
     found = predict_program(program, search.source, search.prices.model)
     assert found is not None  # the prices come from the same times
-    return _Own(found.amount, program.packed_weight_bytes)
+    return Own(found.amount, program.packed_weight_bytes)
 
 
-def _record(
-    search: Search, problem: Problem, sensitivity: Sensitivity, policy: Policy, own: "_Own"
+def describe(
+    search: Search, problem: Problem, sensitivity: Sensitivity, policy: Policy, own: Own
 ) -> SearchRecord:
+    """The ILP's choice of `policy`, whose accuracy was not looked at."""
     int8 = Policy(WIDEST)
     return SearchRecord(
-        strategy="ilp",
+        strategy=ILP,
         sensitivity=sensitivity.method,
         predicted_loss=problem.loss(policy),
         int8_loss=problem.loss(int8),
@@ -258,3 +269,11 @@ def _record(
         judged_on=None,
         num_policies=0,
     )
+
+
+def is_cut_short(record: SearchRecord, time_budget_s: float | None) -> bool:
+    """Whether the same search, with so much time, has more to do than it did."""
+    if record.stopped == "interrupted":
+        return True
+    had_s = record.time_budget_s
+    return record.stopped == "time" and had_s is not None and (time_budget_s is None or time_budget_s > had_s)

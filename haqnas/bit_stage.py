@@ -1,11 +1,13 @@
 """The stage that settles the bits of every layer: as the user gave them, or by a search."""
 
+import hashlib
 import json
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -14,8 +16,10 @@ from torch.fx import GraphModule
 from haqnas.artifact import write_atomically
 from haqnas.bit_prices import BitPrices, TimeSource, find_prices, kept_prices, time_source
 from haqnas.bit_search import (
+    ILP,
     Search,
     check_budgets,
+    is_cut_short,
     restricted,
     search_bits,
 )
@@ -23,7 +27,7 @@ from haqnas.budgets import Limit
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
-from haqnas.options import Options
+from haqnas.options import Options, strategies_of
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import calibrate_own
@@ -36,7 +40,11 @@ from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 from haqnas.train.sensitivity_file import decode_sensitivity, encode_sensitivity
 
+if TYPE_CHECKING:
+    from haqnas.bit_trials import Plan
+
 PRICE_SAMPLES = 4  # what activations look like does not matter to prices; fewer than bias correction wants
+TRIAL_BATCHES = 4  # of 32 samples, that a policy of a trial is calibrated on: a fifth of the time of 16
 # Where the profile lists no bits: those of the kernels that pay most often.
 UNPROFILED_BITS = ("w8a8", "w4a8", "w2a8", "w8a4", "w4a4", "w2a4")
 
@@ -61,12 +69,16 @@ class Priced:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The bits of every layer; `search`, `sensitivity` where a search chose them, `prices` where budgets need them."""
+    """The bits of every layer; `search`, `sensitivity` where a search chose them, `prices` where budgets need them.
+
+    `study` is the journal of a search's trials.
+    """
 
     policy: Policy
     search: SearchRecord | None = None
     sensitivity: Sensitivity | None = None
     prices: Priced | None = None
+    study: Path | None = None
 
     def is_for_speed(self, size: Limit | None) -> bool:
         """Whether haqnas chose the bits, and uniform int8, small enough too, may ship in their place."""
@@ -104,6 +116,8 @@ def choose_bits(
     note: Note,
 ) -> Chosen:
     """The bits of every layer; `policy` is what the user gave. What a search found is kept in `work`.
+
+    `work` is named by all that is asked for: a study in a database is known by it.
 
     Raises InfeasibleBudgetError before any work on accuracy, ConfigurationError, DeviceError.
     """
@@ -158,8 +172,11 @@ def _searched(
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     budget = check_budgets(search)
     path = work / "search.json"
-    if path.exists():
-        return _decode(json.loads(path.read_bytes()), priced)
+    kept = _decode(json.loads(path.read_bytes()), priced, work) if path.exists() else None
+    if kept is not None and kept.search is not None:
+        is_more_to_do = is_cut_short(kept.search, options.settings.time_budget_s)
+        if not is_more_to_do:
+            return kept
     sensitivity = find_sensitivity(
         given,
         _choices(space),
@@ -169,10 +186,35 @@ def _searched(
         versions,
         note,
     )
-    found = search_bits(search, budget, sensitivity, make_judge(given, options.settings.seed), note)
-    chosen = Chosen(found.policy, found.record, sensitivity, priced)
+    if strategies_of(options.settings) == (ILP,):
+        judge = make_judge(given, options.settings.seed)
+        found = search_bits(search, budget, sensitivity, judge, note)
+    else:
+        from haqnas.bit_trials import search_by_trials  # Optuna takes a second to import
+
+        judge = make_judge(given, options.settings.seed, TRIAL_BATCHES)
+        found = search_by_trials(search, budget, sensitivity, judge, _plan(options, work), note)
+    chosen = Chosen(found.policy, found.record, sensitivity, priced, found.study)
     write_atomically(path, json.dumps(_encode(chosen)).encode())
     return chosen
+
+
+def _plan(options: Options, work: Path) -> "Plan":
+    from haqnas.bit_trials import NUM_TRIALS, Plan
+
+    settings = options.settings
+    place = f"{socket.gethostname()}:{work.resolve()}"
+    return Plan(
+        strategies=strategies_of(settings),
+        num_trials=NUM_TRIALS if settings.trials is None else settings.trials,
+        time_budget_s=settings.time_budget_s,
+        num_workers=settings.workers,
+        url=settings.study,
+        folder=work,
+        name=f"{options.name} {work.name[:12]}",
+        owner=hashlib.sha256(place.encode()).hexdigest()[:12],
+        seed=settings.seed,
+    )
 
 
 def _choices(space: SearchSpace) -> dict[str, tuple[QuantSpec, ...]]:
@@ -188,13 +230,15 @@ def _encode(chosen: Chosen) -> dict[str, Any]:
         "policy": chosen.policy.to_json(),
         "record": asdict(chosen.search),
         "sensitivity": encode_sensitivity(chosen.sensitivity).decode(),
+        "study": None if chosen.study is None else chosen.study.name,
     }
 
 
-def _decode(document: Any, priced: Priced) -> Chosen:
+def _decode(document: Any, priced: Priced, work: Path) -> Chosen:
     return Chosen(
         Policy.from_json(document["policy"]),
         TypeAdapter(SearchRecord).validate_python(document["record"]),
         decode_sensitivity(document["sensitivity"].encode(), "the kept search"),
         priced,
+        None if document["study"] is None else work / document["study"],
     )

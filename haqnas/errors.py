@@ -55,3 +55,14 @@ class UnsupportedModelError(HaqnasError):
 
     exit_code = 6
     code = "UNSUPPORTED_MODEL"
+
+
+def error_class(code: str) -> type[HaqnasError]:
+    """The class of errors that have the `code`; HaqnasError for one that is not known."""
+    waiting: list[type[HaqnasError]] = [HaqnasError]
+    while waiting:
+        found = waiting.pop()
+        if found.code == code:
+            return found
+        waiting.extend(found.__subclasses__())
+    return HaqnasError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from haqnas.bit_search import STRATEGIES
+from haqnas.bit_search import ILP
 from haqnas.budgets import Budgets, read_budgets
 from haqnas.codegen.link import Linker, choose_linker
 from haqnas.devices.choose import device_for
@@ -17,6 +17,7 @@ from haqnas.hardware import HardwareProfile, find_profile, profile_path
 from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.ptq import check_method
+from haqnas.search.strategy import known_strategies
 from haqnas.settings import Settings, recipe_of
 from haqnas.space.knobs import Pin, Rules
 from haqnas.space.policy import Policy
@@ -25,6 +26,7 @@ from haqnas.train.sensitivity import SENSITIVITIES
 from haqnas.tune import require_clock
 
 TABLE = "table"  # the device that runs nothing: latency is what the profile predicts
+MAX_WORKERS = 64
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
 # so has the C functions and TVM's entry, tvm also an object file for TVM to link; layers times each call
 FORMATS = ("exe", "a", "so", "tvm", "layers")
@@ -53,8 +55,9 @@ def read_policy(settings: Settings) -> Policy | None:
     if isinstance(bits, Policy):
         return bits
     if bits is None:
-        limits = (settings.strategy, settings.latency_budget, settings.size_budget, settings.max_drop)
-        bits = "8" if limits == (None,) * len(limits) else "auto"
+        limits = (settings.latency_budget, settings.size_budget, settings.max_drop)
+        searched = (settings.strategy, settings.trials, *settings.compare_strategies)
+        bits = "auto" if any(asked is not None for asked in (*limits, *searched)) else "8"
     if bits == "auto":
         return None
     path = Path(bits)
@@ -87,14 +90,49 @@ def _check_search(settings: Settings, policy: Policy | None) -> None:
         raise ConfigurationError(
             f"--sensitivity is one of {', '.join(SENSITIVITIES)}, but got {settings.sensitivity!r}"
         )
-    if settings.strategy is not None and settings.strategy not in STRATEGIES:
+    chosen = strategies_of(settings)
+    known = [ILP, *sorted(known_strategies())]
+    for name in chosen:
+        if name not in known:
+            raise ConfigurationError(f"--strategy is one of {', '.join(known)}, but got {name!r}")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigurationError(f"--compare names each strategy once, but got {', '.join(chosen)}")
+    if settings.strategy is not None and settings.strategy != chosen[0]:
         raise ConfigurationError(
-            f"--strategy is one of {', '.join(STRATEGIES)}, but got {settings.strategy!r}"
+            f"--compare {','.join(chosen)} compiles the bits that {chosen[0]} finds, but --strategy is "
+            f"{settings.strategy}; leave --strategy out, or put it first"
         )
-    if settings.strategy is not None and policy is not None:
+    if policy is not None and (settings.strategy is not None or settings.compare_strategies):
         raise ConfigurationError(
             "--strategy chooses the bits, so it goes with --bits auto only; leave one of them out"
         )
+    _check_trials(settings, is_by_trials=policy is None and chosen != (ILP,))
+
+
+def strategies_of(settings: Settings) -> tuple[str, ...]:
+    """That search for bits; the first one's are compiled."""
+    return tuple(settings.compare_strategies) or (settings.strategy or ILP,)
+
+
+def _check_trials(settings: Settings, is_by_trials: bool) -> None:
+    """What goes with strategies that make trials only."""
+    asked = {
+        "--trials": settings.trials is not None,
+        "--time-budget": settings.time_budget_s is not None,
+        "--workers": settings.workers != 1,
+        "--study": settings.study is not None,
+    }
+    for option, is_given in asked.items():
+        if is_given and not is_by_trials:
+            raise ConfigurationError(
+                f"{option} is for strategies that make trials; add --strategy marl, or another of docs/search.md"
+            )
+    if settings.trials is not None and settings.trials < 1:
+        raise ConfigurationError(f"--trials is a number from 1, but got {settings.trials}")
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        raise ConfigurationError(f"--workers is a number from 1 to {MAX_WORKERS}, but got {settings.workers}")
+    if settings.time_budget_s is not None and not 0 < settings.time_budget_s < math.inf:
+        raise ConfigurationError(f"--time-budget is more than 0 seconds, but got {settings.time_budget_s}")
 
 
 def check_options(name: str, settings: Settings) -> Options:

@@ -148,6 +148,8 @@ def _stage_data(chosen: Chosen, compiled: Compiled, work: Path, staged: Path) ->
     shutil.copy(work / CHOICE, staged / artefacts.KERNEL_CHOICE)
     if chosen.sensitivity is not None:
         artefacts.write_atomically(staged / artefacts.SENSITIVITY, encode_sensitivity(chosen.sensitivity))
+    if chosen.study is not None:
+        shutil.copy(chosen.study, staged / artefacts.STUDY)
     artefacts.write_atomically(staged / artefacts.POLICY, compiled.policy.to_json().encode())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from haqnas.bit_search import Judge
 from haqnas.evaluate import SCORE_BATCH_SIZE, Batches, Evaluate, checked_score, dataset_length
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
+from haqnas.rewrite.light import lighten
 from haqnas.rewrite.ptq import DEFAULT_METHOD, PtqMethod, quantize_without_training
 from haqnas.space.policy import Policy
 from haqnas.train.score import score_agreement, score_top1
@@ -77,15 +79,20 @@ def find_sensitivity(
     return found
 
 
-def make_judge(given: Given, seed: int) -> Judge:
-    """Reads accuracy on a part of the training data, else agreement with the float model on what is calibrated on."""
+def make_judge(given: Given, seed: int, num_batches: int | None = None) -> Judge:
+    """Reads accuracy on a part of the training data, else agreement with the float model on what is calibrated on.
+
+    `num_batches`: calibrate on the first of the batches only; None: on all.
+    """
 
     def simulate(policy: Policy) -> GraphModule:
-        return quantize_without_training(given.canonical, policy, given.batches, given.ptq)
+        batches = given.batches[:num_batches]
+        return lighten(quantize_without_training(given.canonical, policy, batches, given.ptq))
 
     if given.train_data is None:
         return Judge(
             lambda policy: 1.0 - score_agreement(simulate(policy), given.model, given.batches),
+            lambda: 1.0,
             f"agreement on {given.source}",
         )
     split = search_split(given.train_data, seed)
@@ -96,14 +103,15 @@ def make_judge(given: Given, seed: int) -> Judge:
             return checked_score(evaluate(model, split))
         return score_top1(model, split, SCORE_BATCH_SIZE)
 
-    float_scores: list[float] = []
+    @cache
+    def float_score() -> float:
+        return score(given.model)
 
-    def drop_of(policy: Policy) -> float:
-        if not float_scores:
-            float_scores.append(score(given.model))
-        return float_scores[0] - score(simulate(policy))
-
-    return Judge(drop_of, f"{len(split)} samples of train_data")
+    return Judge(
+        lambda policy: float_score() - score(simulate(policy)),
+        float_score,
+        f"{len(split)} samples of train_data",
+    )
 
 
 def search_split(train_data: Dataset[Any], seed: int) -> Subset[Any]:

@@ -17,7 +17,11 @@ from haqnas.train.recipe import Augmentation, Optimizer, Recipe
 
 VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 # Hashed as they were resolved, or without a part in the result.
-UNHASHED = frozenset({"target", "bits", "device", "formats"} | {"fresh", "cache_folder", "progress"})
+UNHASHED = frozenset(
+    {"target", "bits", "device", "formats"}
+    | {"fresh", "cache_folder", "progress"}
+    | {"time_budget_s", "workers", "study"}  # how, not what is searched: its trials count on
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,13 @@ class Settings:
     # strategy is given, else "8"
     bits: str | Policy | None = None
     strategy: str | None = None  # of the search; "ilp" if left out
+    compare_strategies: Sequence[
+        str
+    ] = ()  # searched by each of these, at equal trials; the first one's bits ship
+    trials: int | None = None  # policies whose accuracy is read; None: 100
+    time_budget_s: float | None = None  # then the best so far is compiled
+    workers: int = 1  # processes that share the trials
+    study: str | None = None  # an Optuna database's URL for the trials; None: a journal file
     sensitivity: str = "gradient"  # how the search predicts losses; also "pairwise", "kl"
     latency_budget: str | None = None  # "5ms", or "60%" of the uniform int8 build
     size_budget: str | None = None  # of the packed weights: "300KiB", or "50%" of uniform int8
@@ -66,6 +77,11 @@ class CompileOptions(TypedDict, total=False):
     target: str | HardwareProfile
     bits: str | Policy | None
     strategy: str | None
+    compare_strategies: Sequence[str]
+    trials: int | None
+    time_budget_s: float | None
+    workers: int
+    study: str | None
     sensitivity: str
     latency_budget: str | None
     size_budget: str | None

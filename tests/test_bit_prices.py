@@ -88,7 +88,7 @@ def test_what_the_ilp_predicts_is_what_its_program_counts(network, tmp_path):
     problem = Problem(space, losses, prices.prices, prices.model, prices.sizes)
     limit = (reach(problem).latency[0] + int8) / 2
     assert limit < 0.95 * int8
-    judge = Judge(lambda _: 0.0, "nothing")
+    judge = Judge(lambda _: 0.0, float, "nothing")
     found = search_bits(
         search, Budget(latency=limit), Sensitivity("kl", 1, losses, {}), judge, lambda _: None
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from haqnas import bit_prices, search_data
-from haqnas.bit_search import DEFAULT_MAX_DROP, Judge, Search, _Own, search_bits
+from haqnas.bit_search import DEFAULT_MAX_DROP, Judge, Own, Search, search_bits
 from haqnas.bit_stage import choose_bits, given_policy, legal_bits
 from haqnas.budgets import Limit
 from haqnas.codegen.lower import lower
@@ -21,6 +21,7 @@ from haqnas.pricing import Cost, LayerPrices
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.calibrate import calibrate
 from haqnas.rewrite.integerize import integerize
+from haqnas.rewrite.ptq import quantize_without_training
 from haqnas.rewrite.quantize import quantize
 from haqnas.search.ilp import Budget
 from haqnas.search_data import Given, make_judge, search_split
@@ -163,7 +164,7 @@ def test_policies_are_judged_as_they_will_be_quantized(digits, monkeypatch):
 
     def quantized(canonical, policy, batches, method):
         methods.append(method)
-        return canonical
+        return quantize_without_training(canonical, policy, batches)
 
     monkeypatch.setattr(search_data, "quantize_without_training", quantized)
     make_judge(replace(digits, ptq="gptq"), 0).drop_of(Policy(WIDEST))
@@ -189,15 +190,17 @@ def halving_search(monkeypatch, seed, limit):
         for name, row in problem.losses.items()
     }
     problem = replace(problem, losses=losses)
-    monkeypatch.setattr("haqnas.bit_search._problem", lambda _search, _losses: problem)
-    monkeypatch.setattr(
-        "haqnas.bit_search._lowered", lambda _search, policy: _Own(problem.latency(policy), 0)
-    )
+    monkeypatch.setattr("haqnas.bit_search.problem_of", lambda _search, _losses: problem)
+    monkeypatch.setattr("haqnas.bit_search.lowered", lambda _search, policy: Own(problem.latency(policy), 0))
     budgets = type("Budgets", (), {"max_drop": limit})()
     prices = type("Prices", (), {"unit": "s", "source": "made up"})()
     search = Search(problem.space, prices, budgets, None, None)
     found = search_bits(
-        search, Budget(), Sensitivity("gradient", 1, losses, {}), Judge(problem.loss, "loss"), lambda _: None
+        search,
+        Budget(),
+        Sensitivity("gradient", 1, losses, {}),
+        Judge(problem.loss, float, "loss"),
+        lambda _: None,
     )
     return found, problem
 
@@ -244,7 +247,7 @@ def test_pinned_layers_keep_their_bits_in_a_search(choose):
         ({"bits": "8", "exclude": ("x",)}, "--exclude: no layer matches 'x'"),
         ({"bits": Policy(WIDEST), "pin": ("stem*=8",)}, "do not go with a policy"),
         ({"bits": "8", "strategy": "ilp"}, "--strategy chooses the bits"),
-        ({"strategy": "luck"}, "--strategy is one of ilp, but got 'luck'"),
+        ({"strategy": "luck"}, "--strategy is one of ilp, evolution, gp, marl, .* but got 'luck'"),
         ({"sensitivity": "luck"}, "--sensitivity is one of gradient, pairwise, kl"),
         ({"latency_budget": "fast"}, "--latency-budget is written as 5ms, 800us or 60%"),
         ({"latency_budget": "0ms"}, "--latency-budget is written as"),

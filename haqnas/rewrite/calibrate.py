@@ -49,7 +49,7 @@ def calibrate_own(graph: GraphModule, batches: Sequence[Batch], is_corrected: bo
     if not batches:
         raise ConfigurationError("calibration needs at least one batch of inputs, but got none")
     graph.eval()
-    seen = _observe(_with_plain_layers(graph), batches)
+    seen = _observe(with_plain_layers(graph), batches)
     for name, module in graph.named_modules():
         if name in seen:
             chosen = choose_range(seen[name], quantizer_bits(module))
@@ -66,7 +66,7 @@ def calibrate_own(graph: GraphModule, batches: Sequence[Batch], is_corrected: bo
 def settle(graph: GraphModule, batches: Sequence[Batch]) -> GraphModule:
     """What `calibrate` does after ranges and biases are chosen, for a graph that has them from training."""
     settled = copy.deepcopy(graph).eval()
-    _settle(settled, _observe(_with_plain_layers(settled), batches))
+    _settle(settled, _observe(with_plain_layers(settled), batches))
     return settled
 
 
@@ -119,7 +119,7 @@ def _observe(graph: GraphModule, batches: Iterable[Batch]) -> Mapping[str, Histo
     return seen
 
 
-def _with_plain_layers(graph: GraphModule) -> GraphModule:
+def with_plain_layers(graph: GraphModule) -> GraphModule:
     """The same graph with torch layers that hold the quantized weights: fast to run, and without quantizers' cost."""
     plain = GraphModule(graph, copy.deepcopy(graph.graph))
     for name in layer_names(graph):

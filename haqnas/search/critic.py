@@ -58,7 +58,7 @@ class Heads:
         chosen = np.asarray(actions, np.int64).reshape(len(actions), len(self.heads))
         singles, doubles, _ = self._starts
         pairs = [chosen[:, a] * self.counts[b] + chosen[:, b] for a, b in self.pairs]
-        columns = [np.zeros((len(actions), 1), np.int64), chosen + np.array(singles)]
+        columns = [np.zeros((len(actions), 1), np.int64), chosen + np.array(singles, np.int64)]
         if pairs:
             columns.append(np.stack(pairs, 1) + np.array(doubles))
         return np.concatenate(columns, 1)

@@ -16,7 +16,7 @@ class Settings:
 
     prior: Prior = field(default_factory=Prior)
     draw: float = 0.5  # deviation of draws of the critic, as a share of the posterior's
-    num_first: int = 12  # random trials, besides those given
+    num_first: int = 12  # trials before the critic is asked: the task's first ones, then random ones
     target_share: float = 0.3  # of the new policies in the targets, each round
     behaviour_share: float = 0.03  # of uniform choices in what is sampled
     omega: float = 0.5  # weight of the KL term at the start, in standard deviations of rewards

@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 
 import numpy as np
 import optuna
@@ -12,6 +11,7 @@ from optuna.trial import TrialState
 
 from haqnas.search.critic import Action
 from haqnas.search.marl import with_failures
+from haqnas.search.storage import quietly
 from haqnas.search.strategy import Strategy, Task, Trial
 
 PRICE = "price"  # Optuna's name of our constraint: over budget above 0
@@ -26,7 +26,7 @@ class OptunaStrategy(Strategy):
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         super().__init__(task, rng)
-        self.study = _quietly(
+        self.study = quietly(
             lambda: optuna.create_study(
                 direction="maximize", sampler=self.make_sampler(int(rng.integers(2**32)))
             )
@@ -88,12 +88,3 @@ class OptunaStrategy(Strategy):
         if all(score is None for score in scores):
             return None
         return with_failures([*scores, self.scores[action]])[-1]
-
-
-def _quietly(make: Callable[[], optuna.Study]) -> optuna.Study:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return make()
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -42,12 +42,14 @@ class Trial:
 class Task:
     """What is searched: decisions, what an action costs, and how many evaluations there will be.
 
-    Without heads there is one action, `()`. Raises ConfigurationError for a head without options.
+    `first` are actions that are worth to begin with, for strategies that declare a warm start. Without heads there is
+    one action, `()`. Raises ConfigurationError for a head without options.
     """
 
     heads: Heads
     price: Price  # over budget above 1; cheap, and known before anything is evaluated
     num_trials: int
+    first: tuple[Action, ...] = ()
 
     def __post_init__(self) -> None:
         empty = [head.name for head in self.heads.heads if head.count < 1]
@@ -65,6 +67,9 @@ class Strategy(ABC):
     cost no evaluation. Asking and telling the same in the same order gives the same actions for the same `rng`.
     """
 
+    is_warm: ClassVar[bool] = (
+        False  # whether it begins with the task's `first` actions, which count as all others do
+    )
     tries: ClassVar[int] = 20  # proposals, until the nearest allowed action stands in for the last one
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
@@ -83,7 +88,9 @@ class Strategy(ABC):
         return action
 
     def _proposed(self) -> Action | None:
-        action = None
+        action = next(filter(self.is_allowed, self.task.first), None) if self.is_warm else None
+        if action is not None:
+            return action
         for _ in range(self.tries):
             action = self.propose()
             if action is None:

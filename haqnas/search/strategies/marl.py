@@ -19,6 +19,7 @@ from haqnas.search.strategy import Strategy, Task, Trial
 class Marl(Strategy):
     """Sequential KL-regularised updates of one policy per head, against a factored critic of all trials."""
 
+    is_warm: ClassVar[bool] = True
     tries: ClassVar[int] = 1  # it looks for new actions itself
     settings: ClassVar[Settings] = Settings()
 

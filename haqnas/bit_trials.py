@@ -1,0 +1,249 @@
+"""Bits by trials: a strategy proposes policies, their accuracy is read, and a study keeps how each of them did."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from haqnas.bit_goal import Goal, first_actions, is_within, make_goal
+from haqnas.bit_search import ILP, Found, Judge, Note, Own, Search, describe, excess, lowered, search_bits
+from haqnas.errors import ConfigurationError, InfeasibleBudgetError, error_class
+from haqnas.search.critic import Action, Heads
+from haqnas.search.ilp import Budget
+from haqnas.search.play import Game, Result, Stop, best_of, credit_of, trials_of
+from haqnas.search.strategy import Task
+from haqnas.search.study import JOURNAL, Facts, Place, Record, Study, heads_of
+from haqnas.search.workers import interruptible, play_all
+from haqnas.space.outcome import Compared
+from haqnas.space.policy import Policy
+from haqnas.train.sensitivity import Sensitivity
+
+NUM_TRIALS = 100  # where the user gives no number
+MOST_LOWERED = 20  # of the best policies, until the program of one is within budget
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the trials are made. The answer of the first of the strategies is compiled, the others are for comparison."""
+
+    strategies: tuple[str, ...]
+    num_trials: int
+    time_budget_s: float | None  # of all strategies together
+    num_workers: int
+    url: str | None  # of the studies' database; None: a journal in `folder`
+    folder: Path
+    name: str  # of the studies, before the strategy's
+    owner: str  # whose trials of a database are whose
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What all strategies get."""
+
+    search: Search
+    budget: Budget
+    sensitivity: Sensitivity
+    judge: Judge
+    plan: Plan
+    note: Note
+    goal: Goal
+    heads: Heads
+    first: tuple[Action, ...]
+    float_score: float
+
+
+def search_by_trials(
+    search: Search, budget: Budget, sensitivity: Sensitivity, judge: Judge, plan: Plan, note: Note
+) -> Found:
+    """The best policy of the first strategy's trials, and how the others did.
+
+    Trials that fail are results. Ctrl-C ends with the best so far. Raises KeyboardInterrupt where there is none yet,
+    the error of the first trial where all failed, ConfigurationError where the study's storage fails.
+    """
+    goal, answer = make_goal(search, budget, sensitivity)
+    if not goal.knobs:
+        return search_bits(search, budget, sensitivity, judge, note)  # there is nothing to choose
+    given = _Given(
+        *(search, budget, sensitivity, judge, plan, note, goal),
+        heads=heads_of(goal.decisions(), goal.pairs),
+        first=first_actions(goal, answer, sensitivity, plan.num_trials),
+        float_score=judge.float_score(),  # before workers are forked
+    )
+    end_s = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
+    place = Place(plan.folder / JOURNAL, plan.url, plan.owner)
+    found: list[tuple[Found | None, Compared]] = []
+    studies: list[Study] = []
+    with interruptible(note) as is_interrupted:
+        for strategy in plan.strategies:
+            if strategy == ILP:
+                found.append(_by_ilp(given))
+            else:
+                study = Study(place, f"{plan.name} {strategy}", goal.decisions())
+                studies.append(study)
+                left = len(plan.strategies) - len(found)
+                stop = Stop(_deadline(study, plan, end_s, left), is_interrupted)
+                found.append(_by_trials(given, strategy, study, stop))
+            if is_interrupted():
+                break
+        was_interrupted = is_interrupted()
+    chosen = found[0][0]
+    if chosen is None:
+        raise KeyboardInterrupt
+    compared = tuple(row for _, row in found) if len(plan.strategies) > 1 else ()
+    stopped = "interrupted" if was_interrupted else chosen.record.stopped
+    record = replace(chosen.record, compared=compared, stopped=stopped)
+    return replace(chosen, record=record, study=_journal(plan, studies))
+
+
+def _deadline(study: Study, plan: Plan, end_s: float | None, num_left: int) -> float | None:
+    """The time that is left is shared by the strategies that are left; trials of earlier runs have had theirs."""
+    if end_s is None:
+        return None
+    spent_s = sum(record.duration_s for record in study.records()) / plan.num_workers
+    now_s = time.monotonic()
+    return now_s + max(0.0, end_s - now_s) / num_left - spent_s
+
+
+def _by_ilp(given: _Given) -> tuple[Found, Compared]:
+    started_s = time.monotonic()
+    found = search_bits(given.search, given.budget, given.sensitivity, given.judge, given.note)
+    record = found.record
+    drop = given.judge.drop_of(found.policy) if record.drop is None else record.drop
+    row = Compared(
+        strategy=ILP,
+        drop=drop,
+        predicted_latency=record.predicted_latency,
+        packed_weight_bytes=record.packed_weight_bytes,
+        num_policies=max(1, record.num_policies),
+        num_failed=0,
+        time_s=time.monotonic() - started_s,
+    )
+    return found, row
+
+
+def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[Found | None, Compared]:
+    """None: interrupted before anything was done, or, of a strategy that others are compared with, all failed."""
+    plan, goal = given.plan, given.goal
+    task = Task(given.heads, goal.price, plan.num_trials, given.first)
+    game = Game(
+        *(strategy, task, plan.seed, "ptq", _known(given), _evaluate(given)),
+        begin_worker=lambda: torch.set_num_threads(1),  # the pool of threads does not survive a fork
+    )
+    tell = _teller(given, strategy, study.records())
+    records, stopped = play_all(study, game, plan.num_workers, stop, tell)
+    num_failed = sum(record.state == "failed" for record in records)
+    row = Compared(
+        strategy, None, None, None, len(records), num_failed, sum(one.duration_s for one in records)
+    )
+    if best_of(records) is None:
+        if stopped != "interrupted" and strategy == plan.strategies[0]:
+            raise _nothing_done(strategy, records)
+        return None, row
+    best, policy, own = _best_within(given, records)
+    drop = float(best.facts["drop"])
+    record = replace(
+        describe(given.search, goal.problem, given.sensitivity, policy, own),
+        strategy=strategy,
+        drop=drop,
+        judged_on=given.judge.judged_on,
+        num_policies=len(records),
+        num_failed=num_failed,
+        num_trials=plan.num_trials,
+        stopped=stopped,
+        time_budget_s=plan.time_budget_s,
+        fidelity=game.fidelity,
+        seed=plan.seed,
+        credit=dict(credit_of(given.heads, trials_of(records), best.action)),
+    )
+    row = replace(row, drop=drop, predicted_latency=own.latency, packed_weight_bytes=own.size_bytes)
+    return Found(policy, record, given.sensitivity), row
+
+
+def _known(given: _Given) -> Callable[[Action], Facts]:
+    def known(action: Action) -> Facts:
+        return {
+            "latency": given.goal.latency(action),
+            "latency_unit": given.search.prices.unit,
+            "latency_kind": "predicted",
+            "latency_share": given.goal.share(action),
+        }
+
+    return known
+
+
+def _evaluate(given: _Given) -> Callable[[Action], Result]:
+    def evaluate(action: Action) -> Result:
+        drop = given.judge.drop_of(given.goal.policy(action))
+        facts = {
+            "accuracy": given.float_score - drop,
+            "drop": drop,
+            "judged_on": given.judge.judged_on,
+        }
+        return Result(given.goal.score(action, drop), facts)
+
+    return evaluate
+
+
+def _nothing_done(strategy: str, records: tuple[Record, ...]) -> Exception:
+    if not records:
+        return InfeasibleBudgetError(
+            f"--strategy {strategy} found no bits within the budget, which is narrow; take --strategy ilp or marl, or "
+            "loosen the budget"
+        )
+    facts = records[0].facts
+    kind = error_class(str(facts.get("failure_code", ConfigurationError.code)))
+    return kind(f"all {len(records)} policies that were tried failed; the first one: {facts.get('failure')}")
+
+
+def _best_within(given: _Given, records: tuple[Record, ...]) -> tuple[Record, Policy, Own]:
+    """The best trial whose program is within the user's budget too, else the one that is least over."""
+    done = sorted(
+        (record for record in records if record.score is not None),
+        key=lambda record: (-(record.score or 0.0), record.number),
+    )
+    over: list[tuple[float, tuple[Record, Policy, Own]]] = []
+    for record in done[:MOST_LOWERED]:
+        policy = given.goal.policy(record.action)
+        own = lowered(given.search, policy)
+        if is_within(own, given.budget):
+            return record, policy, own
+        most = max(excess(own.latency, given.budget.latency), excess(own.size_bytes, given.budget.size_bytes))
+        over.append((most, (record, policy, own)))
+    return min(over, key=lambda one: one[0])[1]
+
+
+def _teller(given: _Given, strategy: str, before: tuple[Record, ...]) -> Callable[[tuple[Record, ...]], None]:
+    """Notes the best so far, how far the search is, and what it will still take."""
+    started_s = time.monotonic()
+    num_before = sum(record.is_finished for record in before)
+    total = given.plan.num_trials
+
+    def tell(records: tuple[Record, ...]) -> None:
+        num = sum(record.is_finished for record in records)
+        new = num - num_before
+        left = f", about {(time.monotonic() - started_s) / new * (total - num):.0f} s left" if new else ""
+        given.note(f"{strategy}: trial {num} of {total}, {_described_best(best_of(records))}{left}")
+
+    return tell
+
+
+def _described_best(best: Record | None) -> str:
+    if best is None:
+        return "none succeeded yet"
+    credit: Mapping[str, float] = best.facts.get("credit", {})
+    agent = max(credit, key=lambda name: abs(credit[name]), default=None)
+    by = "" if agent is None else f" (most by {agent}: {credit[agent]:+.3g})"
+    return f"best drop {best.facts['drop']:.2%} at {best.facts['latency_share']:.1%} of the latency{by}"
+
+
+def _journal(plan: Plan, studies: list[Study]) -> Path | None:
+    """The journal of all studies; what is kept in a database is copied."""
+    path = plan.folder / JOURNAL
+    if plan.url is not None:
+        path.unlink(missing_ok=True)
+        for study in studies:
+            study.copy_to(path)
+    return path if studies else None
