@@ -95,7 +95,10 @@ def search_by_trials(
     compared = tuple(row for _, row in found) if len(plan.strategies) > 1 else ()
     stopped = "interrupted" if was_interrupted else chosen.record.stopped
     record = replace(chosen.record, compared=compared, stopped=stopped)
-    return replace(chosen, record=record, study=_journal(plan, studies))
+    journal = _journal(plan, studies)
+    for study in studies:
+        study.close()
+    return replace(chosen, record=record, study=journal)
 
 
 def _deadline(study: Study, plan: Plan, end_s: float | None, num_left: int) -> float | None:

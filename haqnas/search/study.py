@@ -1,7 +1,7 @@
 """A study: every trial of a search, in an Optuna storage that survives a kill and that several workers share.
 
 A trial is claimed before it is evaluated, with its action in words. Trials are numbered by the storage, so among equal
-actions the lowest number has the claim, and the others are given up. What a dead worker left waits for the next one.
+actions the lowest number has the claim, and the others are given up. What a dead worker left is done by another one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat, get_heartbeat_thread
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -129,15 +129,16 @@ class Study:
     def take_over(self, limit: int) -> Record | None:
         """Go on with a trial that a dead worker left; None where there is none."""
         with taught_storage_errors(self.place.text):
-            self._release_stale()
             for record in self.records():
-                if record.state == "waiting" and self._set_state(record.key, TrialState.RUNNING):
+                if record.state != "waiting":
+                    continue
+                self._beat(record.key)  # first, so that nobody takes it for left
+                if self._set_state(record.key, TrialState.RUNNING):
                     self._storage.set_trial_user_attr(record.key, _OWNER, self.place.owner)
-                    self._beat(record.key)
                     found = self._confirmed(record.key, limit)
                     if found is not None:
                         return found
-        return None
+            return self._replacement(limit)
 
     def finish(self, record: Record, score: float | None, facts: Facts) -> None:
         """How a trial ended; a `score` of None: it failed. The first to say so counts."""
@@ -159,6 +160,7 @@ class Study:
             is_meant = worker is None or record.facts.get("worker") == worker
             if record.state == "running" and is_own and is_meant:
                 with taught_storage_errors(self.place.text):
+                    self._beat(record.key)
                     self._set_state(record.key, TrialState.WAITING)
 
     @contextmanager
@@ -166,6 +168,12 @@ class Study:
         """While the trial is evaluated, a database is told so; a journal has no need."""
         with get_heartbeat_thread(record.key, self._storage):
             yield
+
+    def close(self) -> None:
+        """Ends the connection to a database."""
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     def copy_to(self, path: Path) -> None:
         """Into a journal file, beside what other studies it holds."""
@@ -179,15 +187,16 @@ class Study:
 
     def _confirmed(self, key: int, limit: int) -> Record | None:
         records = self.records()
-        own = next(record for record in records if record.key == key)
+        own = next((record for record in records if record.key == key), None)
+        if own is None:
+            return None  # another took it for left
         before = [record for record in records if record.number < own.number]
         twin = next((record for record in before if record.action == own.action), None)
         if twin is None and len(before) < limit:
             return own
         reason = "all trials are begun" if twin is None else f"trial {twin.number} has this action"
         with taught_storage_errors(self.place.text):
-            self._storage.set_trial_user_attr(key, _GIVEN_UP, reason)
-            self._set_state(key, TrialState.FAIL)
+            self._give_up(key, reason)
         return None
 
     def _set_state(self, key: int, state: TrialState, score: float | None = None) -> bool:
@@ -201,10 +210,29 @@ class Study:
         if isinstance(self._storage, BaseHeartbeat):
             self._storage.record_heartbeat(key)
 
-    def _release_stale(self) -> None:
-        if isinstance(self._storage, BaseHeartbeat):
-            for key in self._storage._get_stale_trial_ids(self._id):
-                self._set_state(key, TrialState.WAITING)
+    def _replacement(self, limit: int) -> Record | None:
+        """A new trial for one whose worker, of another command, is no longer heard of; that one is given up.
+
+        Only one worker can end a trial, so only one replaces it.
+        """
+        if not isinstance(self._storage, BaseHeartbeat):
+            return None
+        stale = set(self._storage._get_stale_trial_ids(self._id))
+        for record in self.records():
+            if record.key in stale and self._give_up(record.key, "its worker is no longer heard of"):
+                facts = {name: value for name, value in record.facts.items() if name != "worker"}
+                found = self.claim(record.action, facts, limit)
+                if found is not None:
+                    return found
+        return None
+
+    def _give_up(self, key: int, reason: str) -> bool:
+        """False where it has ended, or was given up by another."""
+        try:
+            self._storage.set_trial_user_attr(key, _GIVEN_UP, reason)
+        except UpdateFinishedTrialError:
+            return False
+        return self._set_state(key, TrialState.FAIL)
 
     def _record(self, trial: FrozenTrial) -> Record:
         action = tuple(decision.options.index(trial.params[decision.name]) for decision in self.decisions)

@@ -299,10 +299,12 @@ def test_a_database_holds_the_same_and_a_dead_commands_trial_is_another_ones_to_
     assert other.take_over(30) is None  # it may be alive
     monkeypatch.setattr(other._storage, "grace_period", -1)
     taken = other.take_over(30)
-    assert (taken.number, taken.action) == (left.number, left.action)
+    assert (taken.number, taken.action) == (1, left.action)
     other.finish(taken, 1.0, {})
     mine.finish(left, 2.0, {})  # too late
-    assert [record.score for record in mine.records()] == [1.0]
+    assert [(record.number, record.score) for record in mine.records()] == [(1, 1.0)]
+    mine.close()
+    other.close()
 
 
 def test_a_run_takes_over_its_own_trial_of_a_database_at_once(tmp_path):
@@ -317,6 +319,7 @@ def test_a_run_takes_over_its_own_trial_of_a_database_at_once(tmp_path):
     records, _ = play_all(Study(place, "net marl", DECISIONS), made, 1, NEVER, silent)
     assert [(r.action, r.score) for r in records] == [(r.action, r.score) for r in whole]
     study.copy_to(tmp_path / "copy.journal")
+    study.close()
     copied = Study(Place(tmp_path / "copy.journal", None, ""), "net marl", DECISIONS)
     assert [(r.action, r.score) for r in copied.records()] == [(r.action, r.score) for r in records]
 
