@@ -40,10 +40,10 @@ def _command(url, owner, made, num_workers):
 def test_commands_share_a_study_and_one_that_is_killed_leaves_nothing_undone(url, tmp_path, monkeypatch):
     monkeypatch.setattr("haqnas.search.storage.HEARTBEAT_S", 1)
     monkeypatch.setattr("haqnas.search.storage.GRACE_S", 3)
-    log, count = tmp_path / "log", 60
+    log, count = tmp_path / "log", 30
     made = game("marl", count, evaluate_s=0.05, log=log)
     killed = _command(url, "killed", made, 1)
-    while not log.exists() or len(log.read_text().splitlines()) < 10:
+    while not log.exists() or len(log.read_text().splitlines()) < 6:
         time.sleep(0.01)
     others = [_command(url, owner, made, 2) for owner in ("one", "two")]
     os.killpg(killed.pid, signal.SIGKILL)

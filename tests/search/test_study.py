@@ -70,10 +70,10 @@ def test_credits_of_agents_sum_to_what_the_critic_says_of_the_action(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_strategy_goes_on_as_though_it_had_not_been_interrupted(name, tmp_path):
-    count = 14 if name in SLOW else 40
+    count = 14 if name in SLOW else 22
     whole, _ = played(tmp_path / "whole", game(name, count, seed=3))
     assert len({record.action for record in whole}) == count
-    left = [13, 5, 2] if name in SLOW else [30, 13, 2]
+    left = [13, 5, 2] if name in SLOW else [16, 9, 2]
 
     def stop_after(number):
         asked = iter(range(10**6))
@@ -226,7 +226,7 @@ def test_a_mistake_of_ours_in_a_worker_is_told_with_its_place(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_failures_are_results_and_no_number_is_one(name, tmp_path):
-    count = 10 if name in SLOW else 20
+    count = 10 if name in SLOW else 14
 
     def unlucky(action):
         return (score_of(action), None, float("nan"), score_of(action))[sum(action) % 4]
