@@ -12,7 +12,7 @@ from haqnas.search.strategy import Trial
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of the update; the last two are for ablations."""
+    """Of the update; the last three are for ablations."""
 
     prior: Prior = field(default_factory=Prior)
     draw: float = 0.5  # deviation of draws of the critic, as a share of the posterior's
@@ -25,6 +25,7 @@ class Settings:
     tries: int = 50
     has_credit: bool = True  # else each head takes the shared reward for its own
     num_replayed: int | None = None  # only so many of the latest trials are learnt from
+    has_haq_wall: bool = False  # actions are brought within budget in HAQ's order, whatever that loses
 
 
 def with_failures(scores: Sequence[float | None]) -> list[float]:

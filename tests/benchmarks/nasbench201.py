@@ -30,15 +30,18 @@ from tests.benchmarks.page import table
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 HEADS = Heads(
-    tuple(Head(f"{a} to {b}", "ARCH", len(OPERATIONS)) for a, b in EDGES),
+    tuple(
+        Head(f"{a} to {b}", f"node {b}", len(OPERATIONS)) for a, b in EDGES
+    ),  # an agent for each node's edges
     tuple(itertools.combinations(range(len(EDGES)), 2)),
 )
 PERCENTILES = (30, 60)
 BUDGETS = (50, 100, 200)  # evaluations
 BARS = (1.0, 0.75, 0.85)  # marl's regret over that of the best other strategy, at each budget
 OTHERS = ("tpe", "gp", "nsga2", "evolution", "mdenas", "random")
-ABLATIONS = ("surrogate", "marl-no-credit", "marl-on-policy")
-STRATEGIES = ("marl", *OTHERS, *ABLATIONS)
+ORIGINS = ("haq", "proxyless")  # of the ideas in marl, beside the verdict
+ABLATIONS = ("surrogate", "marl-no-credit", "marl-on-policy", "marl-haq-wall", "marl-sequential")
+STRATEGIES = ("marl", *OTHERS, *ORIGINS, *ABLATIONS)
 SLOW_SEEDS = 3  # of GP, by default: its proposals take most of the time
 QUICK_SEEDS = 2
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from haqnas.search.critic import Critic
 from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals, stretched
-from haqnas.search.strategy import Trial
+from haqnas.search.strategies.marl import HAQWall, Marl
+from haqnas.search.strategy import Task, Trial
 from tests.search.problems import price_of
 from tests.search.test_critic import EVERY, HEADS, made_up
 
@@ -75,3 +76,15 @@ def test_without_credit_an_option_is_worth_what_its_trials_got():
     found = sampled_marginals(HEADS, trials, rng)
     assert found.unary[0][2] - found.unary[0][0] == pytest.approx(2, abs=0.3)
     assert found.unary[1][1] - found.unary[1][0] == pytest.approx(2, abs=0.3)
+
+
+def test_with_haqs_wall_actions_are_brought_within_budget_in_its_order():
+    def price(action):
+        return sum(action) / 2
+
+    task, rng = Task(HEADS, price, 24), np.random.default_rng(0)
+    critic = HEADS.split(np.zeros(HEADS.num_features))
+    critic.unary[2][:] = 100 * np.arange(4)  # the last head loses the most
+    by_loss, by_order = (kind(task, rng)._projected(critic, (2, 1, 3)) for kind in (Marl, HAQWall))
+    assert by_loss == (0, 0, 2)
+    assert by_order == (1, 0, 1)

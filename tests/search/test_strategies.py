@@ -17,11 +17,15 @@ NAMES = sorted(known_strategies())
 OURS = [
     "evolution",
     "gp",
+    "haq",
     "marl",
+    "marl-haq-wall",
     "marl-no-credit",
     "marl-on-policy",
+    "marl-sequential",
     "mdenas",
     "nsga2",
+    "proxyless",
     "random",
     "surrogate",
     "tpe",
@@ -157,7 +161,7 @@ def test_it_learns_what_random_search_does_not(name):
 
 def test_unknown_name_lists_those_that_are_known():
     with pytest.raises(
-        ConfigurationError, match="unknown strategy 'annealing'; known are evolution, gp, marl"
+        ConfigurationError, match="unknown strategy 'annealing'; known are evolution, gp, haq, marl"
     ):
         load_strategy("annealing")
 

@@ -14,6 +14,7 @@ from haqnas.search.agents import averaged, drawn, improved, mixed, uniform
 from haqnas.search.critic import Action, Factored
 from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals, stretched
 from haqnas.search.strategy import Strategy, Task, Trial
+from haqnas.search.wall import ladders_of, walled
 
 
 class Marl(Strategy):
@@ -27,6 +28,7 @@ class Marl(Strategy):
         super().__init__(task, rng)
         self.trials: tuple[Trial, ...] = ()
         self.targets = uniform(task.heads)
+        self.ladders = ladders_of(task.heads, task.price, rng) if self.settings.has_haq_wall else ()
 
     def propose(self) -> Action | None:
         heads, settings = self.task.heads, self.settings
@@ -40,7 +42,7 @@ class Marl(Strategy):
         behaviour = mixed(self.targets, settings.behaviour_share)
         action = None
         for _ in range(settings.tries):
-            action = projected(critic, heads, drawn(behaviour, self.rng), self.task.price)
+            action = self._projected(critic, drawn(behaviour, self.rng))
             if action is not None and self.is_allowed(action):
                 is_polished = self.rng.random() < settings.polish_share
                 return polished(critic, heads, action, self.is_allowed) if is_polished else action
@@ -48,6 +50,11 @@ class Marl(Strategy):
 
     def learn(self, trial: Trial) -> None:
         self.trials = (*self.trials, trial)
+
+    def _projected(self, critic: Factored, action: Action) -> Action | None:
+        if self.settings.has_haq_wall:
+            return walled(self.ladders, action, self.task.price)
+        return projected(critic, self.task.heads, action, self.task.price)
 
     def _critic(self) -> Factored:
         settings = self.settings
@@ -69,3 +76,9 @@ class OnPolicy(Marl):
     """Ablation: only the latest trials, which nearly the present policies made, are learnt from."""
 
     settings: ClassVar[Settings] = Settings(num_replayed=12)
+
+
+class HAQWall(Marl):
+    """Ablation: actions step down into the budget in HAQ's fixed order, not by what the critic says they lose."""
+
+    settings: ClassVar[Settings] = Settings(has_haq_wall=True)
