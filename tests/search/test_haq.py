@@ -1,5 +1,7 @@
 """What HAQ's replay holds, and when it is learnt from."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,16 @@ def test_warm_up_is_a_share_of_the_trials_and_every_step_has_an_update_after_it(
     strategy.tell(Trial((0, 1, 0), 1.0))
     assert len(strategy.agent.updates) == len(HEADS.heads)
     assert strategy.agent.updates[0].observations.shape == (strategy.settings.batch_size, 6)
+
+
+def test_prices_that_are_no_number_are_over_budget_and_no_crash():
+    def patchy(action):
+        return {2: float("nan"), 5: float("inf")}.get(sum(action), price(action))
+
+    strategy = HAQ(Task(HEADS, patchy, 6), np.random.default_rng(0))
+    asked = []
+    while (action := strategy.ask()) is not None:
+        asked.append(action)
+        strategy.tell(Trial(action, float(sum(action))))
+    every = set(itertools.product(range(3), repeat=3))
+    assert sorted(asked) == sorted(action for action in every if sum(action) in (0, 1, 3, 4))

@@ -62,3 +62,11 @@ def test_one_agent_is_marl():
         return [t.action for t in play(kind(task, np.random.default_rng(5)), lambda a: -float(sum(a)), 30)]
 
     assert actions(Sequential) == actions(Marl)
+
+
+def test_it_goes_on_from_the_best_of_the_tasks_first_actions():
+    best = tuple(WORTH.argmax(1).tolist())
+    first = ((0, 0, 0, 0, 0, 0), (*best[:3], 0, 0, best[5]))
+    trials = play(Sequential(Task(HEADS, lambda _: 1.0, 28, first), np.random.default_rng(0)), reward, 7)
+    assert tuple(trial.action for trial in trials[:2]) == first
+    assert {(*trial.action[:3], trial.action[5]) for trial in trials[2:]} == {(*best[:3], best[5])}

@@ -59,8 +59,8 @@ class HAQ(Strategy):
 
     def propose(self) -> Action | None:
         num_warm = self._num_warm()
-        progress = EPISODES * (self.num_told - num_warm) / max(self.task.num_trials, 1)
-        deviation = self.deviation * self.decay**progress
+        share = (self.num_told - num_warm) / max(self.task.num_trials, 1)
+        deviation = self.deviation * self.decay ** (EPISODES * min(share, 1.0))
         chosen: Action = ()
         position = 0.0
         for head, ladder in enumerate(self.ladders):
@@ -90,7 +90,7 @@ class HAQ(Strategy):
     def _observed(self, head: int, chosen: Action, position: float) -> Vector:
         cheapest = tuple(ladder[0] for ladder in self.ladders[head:])
         left = 1 - self.task.price((*chosen, *cheapest))
-        return np.array([*self.facts[head], position, np.clip(left, -1, 1)])
+        return np.array([*self.facts[head], position, np.clip(np.nan_to_num(left, nan=-1.0), -1, 1)])
 
     def _episode(self, trial: Trial) -> Episode:
         action, positions, observations = trial.action, [0.0], []
@@ -116,7 +116,9 @@ def facts_of(task: Task, ladders: Ladders) -> Vector:
         bottom = (*dearest[:head], ladder[0], *dearest[head + 1 :])
         step = most - task.price(stepped_down(ladders, dearest, head))
         rows.append((head, len(ladder), step, most - task.price(bottom)))
-    facts = np.array(rows, np.float64)
+    facts = np.nan_to_num(
+        np.array(rows, np.float64), nan=0.0, posinf=0.0, neginf=0.0
+    )  # prices may be no number
     scaled: Vector = (facts - facts.min(0)) / np.maximum(np.ptp(facts, 0), 1e-9)
     return scaled
 

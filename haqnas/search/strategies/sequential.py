@@ -44,49 +44,49 @@ class Turn:
 class Sequential(Marl):
     """Each agent has an equal share of the trials, in which `marl` moves its heads alone.
 
-    Heads of earlier agents stay at the best found, those of later ones at option 0. Where that leaves the first agent
-    nothing within budget, later heads step down HAQ's wall. An agent whose actions are used up ends early.
+    The other heads stay at the best found before its turn: those of earlier agents at what these found, those of later
+    ones at what the task's first actions say, or without any at option 0. Where that leaves the first agent nothing
+    within budget, they step down HAQ's wall. An agent whose actions are used up ends early.
     """
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         super().__init__(task, rng)
         self.agents = ordered_agents(task.heads)
         self.index = 0  # of the agent whose turn it is
-        if self.agents:
-            self._begin(first_kept(task, heads_of(task.heads, self.agents[0]), rng))
+        self.turn: Turn | None = None
+        self.inner: Marl  # of the turn
 
     def propose(self) -> Action | None:
         while self.index < len(self.agents):
+            turn = self.turn or self._begin()
             is_last = self.index + 1 == len(self.agents)
             is_over = len(self.trials) >= math.ceil(self._share() * (self.index + 1))
             part = None if is_over and not is_last else self.inner.ask()
             if part is not None:
-                return self.turn.whole(part)
+                return turn.whole(part)
             self.index += 1
-            if not is_last:
-                self._begin(self._best())
+            self.turn = None
         return None if self.agents else ()
 
     def learn(self, trial: Trial) -> None:
         super().learn(trial)
-        if self.agents and self.turn.has(trial.action):
+        if self.turn is not None and self.turn.has(trial.action):
             self.inner.tell(Trial(self.turn.part(trial.action), trial.reward))
 
     def _share(self) -> float:
         return self.task.num_trials / len(self.agents)
 
-    def _best(self) -> Action:
-        """The best action so far; what was kept before where all have failed."""
+    def _begin(self) -> Turn:
+        """The turn of the next agent, which is told the trials in which only its heads differ."""
+        mine = heads_of(self.task.heads, self.agents[self.index])
         found = [(score, trial.action) for trial in self.trials if (score := trial.score) is not None]
-        return max(found)[1] if found else self.turn.kept
-
-    def _begin(self, kept: Action) -> None:
-        """Hand over to the agent whose turn it is, and tell it the trials in which only its heads differ."""
-        self.turn = turn = Turn(heads_of(self.task.heads, self.agents[self.index]), kept)
+        kept = max(found)[1] if found else first_kept(self.task, mine, self.rng)
+        self.turn = turn = Turn(mine, kept)
         self.inner = Marl(turn.task(self.task, round(self._share())), self.rng)
         self.inner.seen = frozenset(turn.part(action) for action in self.seen if turn.has(action))
         for trial in filter(lambda trial: turn.has(trial.action), self.trials):
             self.inner.tell(Trial(turn.part(trial.action), trial.reward))
+        return turn
 
 
 def ordered_agents(heads: Heads) -> tuple[str, ...]:
