@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeAlias
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat, get_heartbeat_thread
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from haqnas.errors import ConfigurationError
 from haqnas.search.critic import Action, Head, Heads
 from haqnas.search.storage import open_database, open_journal, quietly, taught_storage_errors
 
@@ -247,6 +249,35 @@ class Study:
             duration_s=(trial.datetime_complete - trial.datetime_start).total_seconds() if is_over else 0.0,
             key=trial._trial_id,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A finished trial of a journal, with its choices in words."""
+
+    number: int
+    choices: Mapping[str, str]  # by decision
+    score: float | None  # None: it failed
+    facts: Facts
+
+
+def read_journal(path: Path, strategy: str) -> tuple[Kept, ...]:
+    """The finished trials of a strategy, by number; the file is only read. Raises ConfigurationError for no journal."""
+    try:
+        storage = quietly(lambda: JournalStorage(JournalFileBackend(str(path))))
+    except (ValueError, KeyError) as error:
+        raise ConfigurationError(f"{path} is no journal of Optuna: {error}") from error
+    trials = (
+        trial
+        for study in storage.get_all_studies()
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False)
+        if trial.state.is_finished() and _GIVEN_UP not in trial.user_attrs
+    )
+    return tuple(
+        Kept(trial.number, trial.params, trial.value, trial.user_attrs)
+        for trial in trials
+        if trial.user_attrs.get("strategy") == strategy
+    )
 
 
 def _study_id(storage: BaseStorage, name: str) -> int:
