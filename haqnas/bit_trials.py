@@ -201,11 +201,18 @@ def _nothing_done(strategy: str, records: tuple[Record, ...]) -> Exception:
     return kind(f"all {len(records)} policies that were tried failed; the first one: {facts.get('failure')}")
 
 
+def _predicted_loss(given: _Given, record: Record) -> float:
+    return given.goal.problem.loss(given.goal.policy(record.action))
+
+
 def _best_within(given: _Given, records: tuple[Record, ...]) -> tuple[Record, Policy, Own]:
-    """The best trial whose program is within the user's budget too, else the one that is least over."""
+    """The best trial whose program is within the user's budget too, else the one that is least over.
+
+    Among equal scores, which a thousand samples often give, the least predicted loss.
+    """
     done = sorted(
         (record for record in records if record.score is not None),
-        key=lambda record: (-(record.score or 0.0), record.number),
+        key=lambda record: (-(record.score or 0.0), _predicted_loss(given, record), record.number),
     )
     over: list[tuple[float, tuple[Record, Policy, Own]]] = []
     for record in done[:MOST_LOWERED]:

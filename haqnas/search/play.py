@@ -178,7 +178,9 @@ def credit_of(heads: Heads, trials: Sequence[Trial], action: Action) -> Mapping[
     """
     critic = critic_of(heads, trials, Prior())
     found = shapley_credit(critic.mean(), uniform(heads), action, heads)
-    return {agent: value * critic.scale for agent, value in found.items()}
+    scores = [trial.score for trial in trials if trial.score is not None]
+    scale = critic.scale if min(scores) < max(scores) else 0.0  # equal scores say nothing of anybody
+    return {agent: value * scale for agent, value in found.items()}
 
 
 def _reason(records: Sequence[Record], record: Record, score: float, credit: Mapping[str, float]) -> str:

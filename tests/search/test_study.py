@@ -158,9 +158,11 @@ def test_a_line_that_a_kill_cut_short_is_no_harm(tmp_path):
 def test_workers_share_the_trials_and_try_nothing_twice(name, tmp_path):
     log = tmp_path / "log"
     told = []
-    records, stopped = played(
-        tmp_path / "study", game(name, 40, evaluate_s=0.01, log=log), 3, tell=lambda r: told.append(len(r))
-    )
+
+    def tell(records):
+        told.append(sum(record.is_finished for record in records))
+
+    records, stopped = played(tmp_path / "study", game(name, 40, evaluate_s=0.01, log=log), 3, tell=tell)
     assert stopped == "trials"
     assert len(records) == len({record.action for record in records}) == 40
     assert all(record.state == "done" for record in records)
