@@ -89,6 +89,20 @@ def group() -> None:
     metavar="NAME",
     help="Of the search for bits: ilp (default), marl, ... (docs/search.md).",
 )
+@click.option(
+    "--architecture",
+    metavar="auto",
+    help="Search widths, depths and kernel sizes together with the bits (docs/architecture-space.md).",
+)
+@click.option(
+    "--supernet-time",
+    "supernet_time_s",
+    default="0",
+    show_default=True,
+    metavar="TIME",
+    callback=_read_duration,
+    help="Train weights that architectures share so long, before they are tried.",
+)
 @click.option("--trials", type=int, metavar="N", help="Policies that a strategy other than ilp tries; 100.")
 @click.option(
     "--time-budget",

@@ -210,10 +210,24 @@ def search_rows(manifest: "Manifest") -> list[tuple[str, str]]:
         loss = f"loss {search.predicted_loss:.2g} nats a sample, int8 {search.int8_loss:.2g}{drop}"
         rows = [
             ("bits", f"{bits} (by {search.strategy})"),
+            *(
+                [("architecture", _describe_architecture(manifest.architecture))]
+                if manifest.architecture
+                else []
+            ),
             *_trial_rows(search),
             ("predicted", f"{latency}, {share:.1%} of uniform int8 ({search.latency_source}); {loss}"),
         ]
     return rows + [("budget", _describe_constraint(constraint)) for constraint in manifest.constraints]
+
+
+def _describe_architecture(choices: "Mapping[str, int]") -> str:
+    """What is chosen, by kind."""
+    kinds: dict[str, list[str]] = {}
+    for name, choice in choices.items():
+        kind, _, place = name.partition(":")
+        kinds.setdefault(kind, []).append(f"{place} {choice}")
+    return "; ".join(f"{kind}: {', '.join(places)}" for kind, places in kinds.items())
 
 
 _STOPS = {

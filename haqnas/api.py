@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.artifact import STUDY, Artifact, check_files, load
-from haqnas.baseline import build_to_ship
+from haqnas.baseline import build_to_ship, is_uniform
 from haqnas.bit_search import is_cut_short
 from haqnas.bit_stage import choose_bits, given_policy
 from haqnas.devices.cache import KernelCache, kernel_context
@@ -100,20 +100,20 @@ def compile(
             timings = _timings(checked, versions, cache_folder)
 
             def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
-                lesson = (
-                    lessons if policy == chosen.policy else None
-                )  # the uniform int8 to compare with needs none
+                is_asked = folder == work  # the uniform int8 to compare with is the whole network, untrained
+                network = chosen.network if is_asked and chosen.network is not None else canonical
                 return run_stages(
-                    *(checked, policy, model, canonical, batches, samples.source, lesson, judges),
-                    *(folder, tell, timings, float_score),
+                    *(checked, policy, model, network, canonical, batches, samples.source),
+                    *(lessons if is_asked else None, judges, folder, tell, timings, float_score),
                 )
 
-            compiled, work, baseline = build_to_ship(
-                *(checked, chosen.policy, canonical, make, work, report),
+            compiled, built, baseline = build_to_ship(
+                *(checked, chosen.policy, chosen.network is None and is_uniform(chosen.policy, canonical)),
+                *(make, work, report),
                 is_chosen=chosen.is_for_speed(checked.budgets.size),
             )
             finished = link_and_save(
-                checked, chosen, compiled, canonical, work, directory, versions, request, report, baseline
+                checked, chosen, compiled, built, directory, versions, request, report, baseline
             )
         shutil.rmtree(state)
     report.done(f"{directory}")

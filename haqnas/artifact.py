@@ -40,6 +40,7 @@ GRAPH = Path("reference/graph.json")
 CONSTANTS = Path("reference/constants.npz")
 KERNEL_CHOICE = Path("reference/kernel_choice.json")
 POLICY = Path("policy.json")
+ARCHITECTURE = Path("architecture.json")  # where it is not that of the model
 STUDY = Path("study.journal")  # the trials of a search that made some, for Optuna
 SENSITIVITY = Path("reference/sensitivity.json")  # where the bits were chosen by a search
 

@@ -38,7 +38,7 @@ Make: TypeAlias = Callable[[Policy, Path, Report, float | None], Compiled]
 def build_to_ship(
     options: Options,
     policy: Policy,
-    canonical: GraphModule,
+    is_int8: bool,
     make: Make,
     work: Path,
     report: Report,
@@ -46,11 +46,11 @@ def build_to_ship(
 ) -> tuple[Compiled, Path, Baseline | None]:
     """The build that ships, the folder of its stages, and how the requested one stands against uniform int8.
 
-    `make(policy, folder, report, score of the float model where it is known)` builds. None where there is nothing to
-    compare. Raises as `make` and `compare_with_uniform`.
+    `make(policy, folder, report, score of the float model where it is known)` builds; `is_int8`: the requested build is
+    the uniform one. None where there is nothing to compare. Raises as `make` and `compare_with_uniform`.
     """
     requested = make(policy, work, report, None)
-    if not options.settings.compare or is_uniform(policy, canonical):
+    if not options.settings.compare or is_int8:
         report("compare", "not wanted" if not options.settings.compare else "nothing: all layers have 8 bits")
         return requested, work, None
     folder = work / "uniform"

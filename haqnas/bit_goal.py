@@ -95,8 +95,8 @@ class Goal:
         return self.problem.latency(Policy(WIDEST))
 
     @cached_property
-    def _costs(self) -> "_Costs":
-        return _Costs.of(self)
+    def _costs(self) -> "Costs":
+        return Costs.of(self)
 
 
 def _span(group: Sequence[Knob]) -> str:
@@ -105,7 +105,7 @@ def _span(group: Sequence[Knob]) -> str:
 
 
 @dataclass(frozen=True)
-class _Costs:
+class Costs:
     """Costs of actions by sums of numbers: strategies ask for prices of ten thousands of actions."""
 
     fixed: float
@@ -115,7 +115,7 @@ class _Costs:
     option_bytes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, goal: Goal) -> "_Costs":
+    def of(cls, goal: Goal) -> "Costs":
         problem, knobs = goal.problem, goal.knobs
         total, prices = problem.model.total, problem.prices
         options = tuple(

@@ -278,20 +278,22 @@ def predict_program(program: Program, source: TimeSource, model: NetworkModel) -
 # Kept between runs --------------------------------------------------------------------------------------------
 
 
-def kept_prices(path: Path, source: TimeSource, make: Callable[[], BitPrices]) -> BitPrices:
+def kept_prices(
+    path: Path, source: TimeSource, make: Callable[[], tuple[BitPrices, ...]]
+) -> tuple[BitPrices, ...]:
     """Those of an earlier run, or new ones, which are kept; what is damaged, or has lost its times, is made again."""
     kept = None if source.is_empty else _read(path)
     if kept is not None:
         return kept
     found = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_encode(found)).encode())
+    write_atomically(path, json.dumps(list(map(_encode, found))).encode())
     return found
 
 
-def _read(path: Path) -> BitPrices | None:
+def _read(path: Path) -> tuple[BitPrices, ...] | None:
     try:
-        return _decode(json.loads(path.read_bytes()))
+        return tuple(map(_decode, json.loads(path.read_bytes())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
         return None  # none there, or damaged
 

@@ -13,6 +13,7 @@ from haqnas.errors import ConfigurationError, InfeasibleBudgetError
 from haqnas.quantspec import QuantSpec
 from haqnas.search.ilp import Budget, Problem, Reach, reach, solve
 from haqnas.search.pairwise import refine
+from haqnas.space.architecture import Architecture
 from haqnas.space.knobs import WIDEST, Knob, SearchSpace
 from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
@@ -46,12 +47,16 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The chosen bits, and how they were chosen; `study` is the journal of the trials, where there were some."""
+    """The chosen bits, and how they were chosen; `study` is the journal of the trials, where there were some.
+
+    `architecture`: what was chosen with them, None where the network stays as it is.
+    """
 
     policy: Policy
     record: SearchRecord
     sensitivity: Sensitivity
     study: Path | None = None
+    architecture: Architecture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,8 @@ def restricted(space: SearchSpace, refused: Mapping[QuantSpec, str]) -> SearchSp
     return SearchSpace(tuple(map(without, space.knobs)))
 
 
-def check_budgets(search: Search) -> Budget:
-    """The budgets as amounts; raises InfeasibleBudgetError, with what can be reached, where no bits meet them."""
+def read_amounts(search: Search) -> Budget:
+    """The budgets as amounts; raises ConfigurationError for a time where none is measured."""
     problem = problem_of(search, {})
     int8 = Policy(WIDEST)
     latency, size = search.budgets.latency, search.budgets.size
@@ -88,10 +93,17 @@ def check_budgets(search: Search) -> Budget:
             f"--latency-budget {latency.text}: the device counts instructions and measures no time; "
             "give a share of uniform int8, such as 60%"
         )
-    budget = Budget(
+    return Budget(
         None if latency is None else latency.of(problem.latency(int8)),
         None if size is None else size.of(problem.size_bytes(int8)),
     )
+
+
+def check_budgets(search: Search) -> Budget:
+    """The budgets as amounts; raises InfeasibleBudgetError, with what can be reached, where no bits meet them."""
+    budget = read_amounts(search)
+    problem = problem_of(search, {})
+    latency, size = search.budgets.latency, search.budgets.size
     spans = reach(problem)
     if budget.latency is not None and budget.latency < spans.latency[0]:
         raise InfeasibleBudgetError(_refusal("--latency-budget", latency, _latencies(search, spans)))

@@ -4,8 +4,8 @@ import hashlib
 import json
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +14,30 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from haqnas.artifact import write_atomically
-from haqnas.bit_prices import BitPrices, TimeSource, find_prices, kept_prices, time_source
+from haqnas.bit_prices import Batch, BitPrices, TimeSource, kept_prices, price_graphs, time_source
 from haqnas.bit_search import (
     ILP,
     Search,
     check_budgets,
     is_cut_short,
+    read_amounts,
     restricted,
     search_bits,
 )
 from haqnas.budgets import Limit
+from haqnas.elastic_prices import Price, price_space
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
-from haqnas.options import Options, strategies_of
+from haqnas.options import AUTO, Options, strategies_of
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
-from haqnas.search_data import Given, find_sensitivity, make_judge
+from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
+from haqnas.space.architecture import Architecture, ArchitectureSpace
+from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
 from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
@@ -71,7 +75,8 @@ class Priced:
 class Chosen:
     """The bits of every layer; `search`, `sensitivity` where a search chose them, `prices` where budgets need them.
 
-    `study` is the journal of a search's trials.
+    `study` is the journal of a search's trials. `architecture` and its canonical graph, `network`, where a search chose
+    them too.
     """
 
     policy: Policy
@@ -79,6 +84,8 @@ class Chosen:
     sensitivity: Sensitivity | None = None
     prices: Priced | None = None
     study: Path | None = None
+    architecture: Architecture | None = None
+    network: GraphModule | None = None
 
     def is_for_speed(self, size: Limit | None) -> bool:
         """Whether haqnas chose the bits, and uniform int8, small enough too, may ship in their place."""
@@ -90,12 +97,14 @@ class Chosen:
 def given_policy(options: Options, canonical: GraphModule) -> Policy | None:
     """The policy that the user gave, with the rules for single layers; None where it is to be searched.
 
-    Raises ConfigurationError for names and globs that fit no layer.
+    Raises ConfigurationError for names and globs that fit no layer, and where no architecture can be searched.
     """
     names = [layer.name for layer in list_layers(canonical)]
     fixed = options.rules.fixed(names)
     if options.policy is None:
         derive_space(canonical, legal_bits(options.profile), options.rules)
+        if options.settings.architecture == AUTO:
+            searched_space(canonical)
         return None
     options.policy.check_layers(names)
     return Policy(options.policy.default, {**options.policy.layers, **fixed})
@@ -132,16 +141,23 @@ def choose_bits(
         given.canonical, batch, {"times": source.key, "specs": list(map(str, space.specs)), **versions}
     )
 
-    def make() -> BitPrices:
-        with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
-            return find_prices(given.canonical, batch, space.specs, source, options.name, Path(folder), note)
+    def price(graphs: Sequence[tuple[GraphModule, Batch]], kept_as: str) -> tuple[BitPrices, ...]:
+        def make() -> tuple[BitPrices, ...]:
+            with tempfile.TemporaryDirectory(prefix="haqnas-") as folder:
+                return price_graphs(graphs, space.specs, source, options.name, Path(folder), note)
 
-    priced = Priced(kept_prices(cache_folder / "prices" / f"{key[:32]}.json", source, make), source)
+        return kept_prices(cache_folder / "prices" / f"{key[:32]}{kept_as}.json", source, make)
+
+    (found,) = price([(given.canonical, batch)], "")
+    priced = Priced(found, source)
     if policy is not None:
         return Chosen(policy, prices=priced)
-    return _searched(
-        options, given, restricted(space, priced.found.refused), priced, work, cache_folder, versions, note
-    )
+    usable = restricted(space, priced.found.refused)
+
+    def price_all(graphs: Sequence[tuple[GraphModule, Batch]]) -> tuple[BitPrices, ...]:
+        return price(graphs, f"-{len(graphs)}")
+
+    return _searched(options, given, usable, priced, price_all, work, cache_folder, versions, note)
 
 
 def _price_batch(given: Given) -> tuple[Tensor, ...]:
@@ -155,6 +171,7 @@ def _searched(
     given: Given,
     space: SearchSpace,
     priced: Priced,
+    price: Price,
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
@@ -170,9 +187,11 @@ def _searched(
             f"{options.settings.threads} give a share of uniform int8, such as 60%"
         )
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
-    budget = check_budgets(search)
+    is_joint = options.settings.architecture == AUTO
+    budget = read_amounts(search) if is_joint else check_budgets(search)
+    network = _networks(options, given, work, note) if is_joint else None
     path = work / "search.json"
-    kept = _decode(json.loads(path.read_bytes()), priced, work) if path.exists() else None
+    kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
         is_more_to_do = is_cut_short(kept.search, options.settings.time_budget_s)
         if not is_more_to_do:
@@ -193,10 +212,40 @@ def _searched(
         from haqnas.bit_trials import search_by_trials  # Optuna takes a second to import
 
         judge = make_judge(given, options.settings.seed, TRIAL_BATCHES)
-        found = search_by_trials(search, budget, sensitivity, judge, _plan(options, work), note)
-    chosen = Chosen(found.policy, found.record, sensitivity, priced, found.study)
+        plan = _plan(options, work)
+        joint = None
+        if network is not None:
+            from haqnas.joint_stage import Parts, play_jointly
+
+            elastic = price_space(given.canonical, network.space, price, note)
+            search = replace(search, space=restricted(space, elastic.refused))
+            scorer = make_scorer(given, options.settings.seed, TRIAL_BATCHES)
+            parts = Parts(search, budget, sensitivity, elastic, network.cut, scorer, _price_batch(given))
+            joint = play_jointly(parts, plan.num_trials)
+        found = search_by_trials(search, budget, sensitivity, judge, plan, note, joint)
+    chosen = Chosen(
+        *(found.policy, found.record, sensitivity, priced, found.study, found.architecture),
+        None if network is None or found.architecture is None else network.cut(found.architecture),
+    )
     write_atomically(path, json.dumps(_encode(chosen)).encode())
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Networks:
+    """The architectures that may be chosen, and what cuts one out of the shared weights."""
+
+    space: ArchitectureSpace
+    cut: Callable[[Architecture], GraphModule]
+
+
+def _networks(options: Options, given: Given, work: Path, note: Note) -> _Networks:
+    from haqnas.joint_stage import networks_of, shared_weights
+
+    settings = options.settings
+    space = searched_space(given.canonical)
+    supernet = shared_weights(given, space, settings.supernet_time_s, settings.seed, work, note)
+    return _Networks(space, networks_of(supernet, given))
 
 
 def _plan(options: Options, work: Path) -> "Plan":
@@ -231,14 +280,19 @@ def _encode(chosen: Chosen) -> dict[str, Any]:
         "record": asdict(chosen.search),
         "sensitivity": encode_sensitivity(chosen.sensitivity).decode(),
         "study": None if chosen.study is None else chosen.study.name,
+        "architecture": None if chosen.architecture is None else chosen.architecture.to_json(),
     }
 
 
-def _decode(document: Any, priced: Priced, work: Path) -> Chosen:
+def _decode(document: Any, priced: Priced, work: Path, networks: _Networks | None) -> Chosen:
+    text = document["architecture"]
+    architecture = None if text is None else Architecture.from_json(text)
     return Chosen(
         Policy.from_json(document["policy"]),
         TypeAdapter(SearchRecord).validate_python(document["record"]),
         decode_sensitivity(document["sensitivity"].encode(), "the kept search"),
         priced,
         None if document["study"] is None else work / document["study"],
+        architecture,
+        None if networks is None or architecture is None else networks.cut(architecture),
     )

@@ -16,6 +16,7 @@ from haqnas.search.play import Game, Result, Stop, best_of, credit_of, trials_of
 from haqnas.search.strategy import Task
 from haqnas.search.study import JOURNAL, Facts, Place, Record, Study, heads_of
 from haqnas.search.workers import interruptible, play_all
+from haqnas.space.architecture import Architecture
 from haqnas.space.outcome import Compared
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
@@ -40,6 +41,17 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Played:
+    """What the trials are about: actions, where to begin, how the drop of an action is read, and what it takes."""
+
+    goal: Goal
+    first: tuple[Action, ...]
+    drop_of: Callable[[Action], float]
+    own_of: Callable[[Action], Own]  # by its own program
+    architecture_of: Callable[[Action], Architecture | None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Given:
     """What all strategies get."""
 
@@ -49,27 +61,48 @@ class _Given:
     judge: Judge
     plan: Plan
     note: Note
-    goal: Goal
+    played: Played
     heads: Heads
-    first: tuple[Action, ...]
     float_score: float
+
+    @property
+    def goal(self) -> Goal:
+        return self.played.goal
+
+
+def play_bits(search: Search, budget: Budget, sensitivity: Sensitivity, judge: Judge, plan: Plan) -> Played:
+    """Trials of bits alone."""
+    goal, answer = make_goal(search, budget, sensitivity)
+    return Played(
+        goal,
+        first=first_actions(goal, answer, sensitivity, plan.num_trials),
+        drop_of=lambda action: judge.drop_of(goal.policy(action)),
+        own_of=lambda action: lowered(search, goal.policy(action)),
+        architecture_of=lambda _: None,
+    )
 
 
 def search_by_trials(
-    search: Search, budget: Budget, sensitivity: Sensitivity, judge: Judge, plan: Plan, note: Note
+    search: Search,
+    budget: Budget,
+    sensitivity: Sensitivity,
+    judge: Judge,
+    plan: Plan,
+    note: Note,
+    joint: Played | None = None,
 ) -> Found:
-    """The best policy of the first strategy's trials, and how the others did.
+    """The best policy of the first strategy's trials, and how the others did; `joint`: of more than bits.
 
     Trials that fail are results. Ctrl-C ends with the best so far. Raises KeyboardInterrupt where there is none yet,
     the error of the first trial where all failed, ConfigurationError where the study's storage fails.
     """
-    goal, answer = make_goal(search, budget, sensitivity)
-    if not goal.knobs:
+    played = joint or play_bits(search, budget, sensitivity, judge, plan)
+    goal = played.goal
+    if not goal.decisions():
         return search_bits(search, budget, sensitivity, judge, note)  # there is nothing to choose
     given = _Given(
-        *(search, budget, sensitivity, judge, plan, note, goal),
+        *(search, budget, sensitivity, judge, plan, note, played),
         heads=heads_of(goal.decisions(), goal.pairs),
-        first=first_actions(goal, answer, sensitivity, plan.num_trials),
         float_score=judge.float_score(),  # before workers are forked
     )
     end_s = None if plan.time_budget_s is None else time.monotonic() + plan.time_budget_s
@@ -130,7 +163,7 @@ def _by_ilp(given: _Given) -> tuple[Found, Compared]:
 def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[Found | None, Compared]:
     """None: interrupted before anything was done, or, of a strategy that others are compared with, all failed."""
     plan, goal = given.plan, given.goal
-    task = Task(given.heads, goal.price, plan.num_trials, given.first)
+    task = Task(given.heads, goal.price, plan.num_trials, given.played.first)
     game = Game(
         *(strategy, task, plan.seed, "ptq", _known(given), _evaluate(given)),
         begin_worker=lambda: torch.set_num_threads(1),  # the pool of threads does not survive a fork
@@ -162,7 +195,8 @@ def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[
         credit=dict(credit_of(given.heads, trials_of(records), best.action)),
     )
     row = replace(row, drop=drop, predicted_latency=own.latency, packed_weight_bytes=own.size_bytes)
-    return Found(policy, record, given.sensitivity), row
+    architecture = given.played.architecture_of(best.action)
+    return Found(policy, record, given.sensitivity, architecture=architecture), row
 
 
 def _known(given: _Given) -> Callable[[Action], Facts]:
@@ -179,7 +213,7 @@ def _known(given: _Given) -> Callable[[Action], Facts]:
 
 def _evaluate(given: _Given) -> Callable[[Action], Result]:
     def evaluate(action: Action) -> Result:
-        drop = given.judge.drop_of(given.goal.policy(action))
+        drop = given.played.drop_of(action)
         facts = {
             "accuracy": given.float_score - drop,
             "drop": drop,
@@ -217,7 +251,7 @@ def _best_within(given: _Given, records: tuple[Record, ...]) -> tuple[Record, Po
     over: list[tuple[float, tuple[Record, Policy, Own]]] = []
     for record in done[:MOST_LOWERED]:
         policy = given.goal.policy(record.action)
-        own = lowered(given.search, policy)
+        own = given.played.own_of(record.action)
         if is_within(own, given.budget):
             return record, policy, own
         most = max(excess(own.latency, given.budget.latency), excess(own.size_bytes, given.budget.size_bytes))

@@ -57,7 +57,9 @@ def _latency_constraint(
     predicted = predict_program(program, priced.source, priced.found.model)
     assert predicted is not None  # the prices have their times from there
     if asked.is_share:
-        is_int8 = all(policy.spec_of(layer) == WIDEST for layer in priced.found.sizes)
+        is_int8 = manifest.architecture is None and all(
+            policy.spec_of(layer) == WIDEST for layer in priced.found.sizes
+        )
         return _share(asked, 1.0 if is_int8 else predicted.amount / priced.int8_latency, "predicted")
     is_met = predicted.amount <= asked.amount
     return Constraint(

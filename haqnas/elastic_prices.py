@@ -11,14 +11,13 @@ docs/architecture-space.md has the errors of this.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from haqnas.bit_prices import BitPrices, TimeSource, price_graphs
+from haqnas.bit_prices import Batch, BitPrices
 from haqnas.graph.edit import attribute, shape_of
 from haqnas.graph.layers import Layer, LayerKind, list_layers
 from haqnas.pricing import Conversion, Cost, LayerPrices
@@ -60,6 +59,12 @@ class Shapes:
 
     owners: Mapping[str, Shape]
     absent: Mapping[tuple[str, int], frozenset[str]]
+
+    def gone(self, choices: Choices) -> frozenset[str]:
+        """The owners that an architecture does without."""
+        return frozenset().union(
+            *(owners for (knob, choice), owners in self.absent.items() if choices[knob] == choice)
+        )
 
 
 def find_shapes(canonical: GraphModule, space: ArchitectureSpace) -> Shapes:
@@ -155,13 +160,16 @@ class ElasticPrices:
     anchors: tuple[Anchor, ...]  # the network as it is first
     channels: Mapping[str, int]
 
+    @property
+    def refused(self) -> Mapping[QuantSpec, str]:
+        """Bits that have no price, and why."""
+        return self.anchors[0].full.refused
+
     def of(self, architecture: Architecture) -> BitPrices:
         """The prices of one architecture. Raises ConfigurationError for what is not in the space."""
         self.space.check(architecture)
         choices = {**self.space.identity.choices, **architecture.choices}
-        gone: frozenset[str] = frozenset().union(
-            *(owners for (knob, choice), owners in self.shapes.absent.items() if choices[knob] == choice)
-        )
+        gone = self.shapes.gone(choices)
         whole = self.anchors[0].full
         names = whole.prices.layers.keys() - gone
         rows = {name: self._row(name, choices) for name in names | whole.prices.glue.keys() - gone}
@@ -254,19 +262,11 @@ def _scaled(cost: Cost, full: Cost, other: Cost) -> Cost:
     return Cost(cost.amount * other.amount / full.amount, cost.calls) if full.amount > 0 else cost
 
 
-def price_space(
-    canonical: GraphModule,
-    space: ArchitectureSpace,
-    specs: Sequence[QuantSpec],
-    source: TimeSource,
-    name: str,
-    folder: Path,
-    note: Note,
-) -> ElasticPrices:
-    """Lower what covers the space, at w8a8 and `specs`; kernels without a time are measured; works in `folder`.
+Price: TypeAlias = Callable[[Sequence[tuple[GraphModule, Batch]]], tuple[BitPrices, ...]]
 
-    Raises as `find_prices`.
-    """
+
+def price_space(canonical: GraphModule, space: ArchitectureSpace, price: Price, note: Note) -> ElasticPrices:
+    """Price what covers the space: `price` does so for canonical graphs and their inputs, as `price_graphs`."""
     shapes = find_shapes(canonical, space)
     covers, anchored = covering(space, shapes), _anchored(space)
     resolutions = [
@@ -276,7 +276,7 @@ def price_space(
     wanted = [*anchored, *covers, *small]
     graphs = [specialise(canonical, space, Architecture(choices)) for choices in wanted]
     note(f"{len(graphs)} architectures stand for {space.size:,}")
-    found = price_graphs([(graph, noise(graph)) for graph in graphs], specs, source, name, folder, note)
+    found = price([(graph, noise(graph)) for graph in graphs])
     at_small = iter(found[len(anchored) + len(covers) :])
     rows: dict[str, dict[Sizes, BitPrices]] = {}
     for choices, prices in zip([*anchored, *covers], found, strict=False):

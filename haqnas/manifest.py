@@ -112,6 +112,7 @@ class Manifest:
     training: Training | None = None
     baseline: Baseline | None = None  # None: uniform int8 was requested, or no comparison wanted
     search: SearchRecord | None = None  # where the bits were chosen by one
+    architecture: Mapping[str, int] | None = None  # by knob; None: that of the model
     constraints: tuple[Constraint, ...] = ()  # that the user set
 
     @property

@@ -25,8 +25,10 @@ from haqnas.train.recipe import Recipe
 from haqnas.train.sensitivity import SENSITIVITIES
 from haqnas.tune import require_clock
 
+AUTO = "auto"  # chosen by a search
 TABLE = "table"  # the device that runs nothing: latency is what the profile predicts
 MAX_WORKERS = 64
+DEFAULT_STRATEGY = "marl"  # of searches that the ILP cannot do
 MAX_THREADS = 64  # HAQNAS_MAX_THREADS in the runtime
 # so has the C functions and TVM's entry, tvm also an object file for TVM to link; layers times each call
 FORMATS = ("exe", "a", "so", "tvm", "layers")
@@ -56,9 +58,9 @@ def read_policy(settings: Settings) -> Policy | None:
         return bits
     if bits is None:
         limits = (settings.latency_budget, settings.size_budget, settings.max_drop)
-        searched = (settings.strategy, settings.trials, *settings.compare_strategies)
+        searched = (settings.strategy, settings.trials, settings.architecture, *settings.compare_strategies)
         bits = "auto" if any(asked is not None for asked in (*limits, *searched)) else "8"
-    if bits == "auto":
+    if bits == AUTO:
         return None
     path = Path(bits)
     if _is_file(bits):
@@ -106,12 +108,39 @@ def _check_search(settings: Settings, policy: Policy | None) -> None:
         raise ConfigurationError(
             "--strategy chooses the bits, so it goes with --bits auto only; leave one of them out"
         )
+    _check_architecture(settings, policy, chosen)
     _check_trials(settings, is_by_trials=policy is None and chosen != (ILP,))
 
 
 def strategies_of(settings: Settings) -> tuple[str, ...]:
-    """That search for bits; the first one's are compiled."""
-    return tuple(settings.compare_strategies) or (settings.strategy or ILP,)
+    """That search; what the first one finds is compiled."""
+    default = ILP if settings.architecture is None else DEFAULT_STRATEGY
+    return tuple(settings.compare_strategies) or (settings.strategy or default,)
+
+
+def _check_architecture(settings: Settings, policy: Policy | None, strategies: Sequence[str]) -> None:
+    """An architecture is searched together with the bits, and by trials."""
+    if settings.architecture is None:
+        if settings.supernet_time_s != 0:
+            raise ConfigurationError(
+                "--supernet-time trains weights that architectures share; add --architecture auto, or leave it out"
+            )
+        return
+    if settings.architecture != AUTO:
+        raise ConfigurationError(
+            f"--architecture is {AUTO}, or left out for the network as it is, but got {settings.architecture!r}"
+        )
+    if policy is not None:
+        raise ConfigurationError(
+            "--architecture auto is searched together with the bits, so it goes with --bits auto only"
+        )
+    if ILP in strategies:
+        raise ConfigurationError(
+            f"--strategy {ILP} chooses bits alone; an architecture takes trials: --strategy {DEFAULT_STRATEGY}, or "
+            "another of docs/search.md"
+        )
+    if not 0 <= settings.supernet_time_s < math.inf:
+        raise ConfigurationError(f"--supernet-time is 0 or more seconds, but got {settings.supernet_time_s}")
 
 
 def _check_trials(settings: Settings, is_by_trials: bool) -> None:

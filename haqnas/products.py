@@ -29,6 +29,7 @@ from haqnas.layer_rows import layer_rows
 from haqnas.manifest import Baseline, Manifest, Sizes
 from haqnas.options import Options
 from haqnas.readback import read_layers
+from haqnas.space.architecture import Architecture
 from haqnas.stages import Compiled, Report
 from haqnas.train.sensitivity_file import encode_sensitivity
 
@@ -40,7 +41,6 @@ def link_and_save(
     options: Options,
     chosen: Chosen,
     compiled: Compiled,
-    canonical: GraphModule,
     work: Path,
     directory: Path,
     versions: dict[str, str],
@@ -62,7 +62,7 @@ def link_and_save(
     )
     report("link", f"{', '.join(options.formats)}{first_use}")
     _link(options, compiled, work / "sources", staged)
-    manifest = _describe(options, compiled, canonical, staged, versions, request)
+    manifest = _describe(options, compiled, staged, versions, request)
     _require_bits(options, manifest)
     report("check", options.device.uri if options.device else "no device here can run the binary")
     if options.device is not None and "exe" in options.formats:
@@ -78,10 +78,17 @@ def link_and_save(
             manifest = replace(manifest, latency=latency)
     if manifest.latency is None and options.table is not None:
         manifest = replace(manifest, latency=predicted_latency(options.table, compiled.program))
-    manifest = replace(manifest, baseline=baseline, search=chosen.search)
+    is_whole = baseline is not None and baseline.shipped == "uniform"
+    architecture = None if is_whole else chosen.architecture
+    manifest = replace(
+        manifest,
+        baseline=baseline,
+        search=chosen.search,
+        architecture=None if architecture is None else dict(architecture.choices),
+    )
     constraints = check_constraints(options.budgets, chosen, manifest, compiled.policy, compiled.program)
     report("save", str(directory))
-    _stage_data(chosen, compiled, work, staged)
+    _stage_data(chosen, compiled, architecture, work, staged)
     return artefacts.save(staged, directory, replace(manifest, constraints=constraints))
 
 
@@ -134,8 +141,10 @@ def _steps(graph: GraphModule) -> tuple[float, ...]:
     return tuple(float(step) for step in graph.meta["output_steps"])
 
 
-def _stage_data(chosen: Chosen, compiled: Compiled, work: Path, staged: Path) -> None:
-    """What is no binary: golden data, the reference, the policy."""
+def _stage_data(
+    chosen: Chosen, compiled: Compiled, architecture: Architecture | None, work: Path, staged: Path
+) -> None:
+    """What is no binary: golden data, the reference, the policy, the architecture."""
     for path, arrays in (
         (artefacts.GOLDEN_INPUTS, compiled.golden_inputs),
         (artefacts.GOLDEN_OUTPUTS, compiled.golden_outputs),
@@ -151,12 +160,13 @@ def _stage_data(chosen: Chosen, compiled: Compiled, work: Path, staged: Path) ->
     if chosen.study is not None:
         shutil.copy(chosen.study, staged / artefacts.STUDY)
     artefacts.write_atomically(staged / artefacts.POLICY, compiled.policy.to_json().encode())
+    if architecture is not None:
+        artefacts.write_atomically(staged / artefacts.ARCHITECTURE, architecture.to_json().encode())
 
 
 def _describe(
     options: Options,
     compiled: Compiled,
-    canonical: GraphModule,
     staged: Path,
     versions: dict[str, str],
     request: str,
@@ -182,7 +192,7 @@ def _describe(
         outputs=program.outputs,
         output_steps=_steps(compiled.graph),
         is_exact=program.is_exact,
-        layers=layer_rows(compiled.policy, program, compiled.graph, canonical, found),
+        layers=layer_rows(compiled.policy, program, compiled.graph, compiled.canonical, found),
         accuracy=compiled.accuracy,
         latency=None,
         sizes=sizes,

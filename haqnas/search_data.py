@@ -79,19 +79,33 @@ def find_sensitivity(
     return found
 
 
-def make_judge(given: Given, seed: int, num_batches: int | None = None) -> Judge:
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Reads the accuracy of networks, simulated, on data that is kept for the search.
+
+    `score_of` takes a canonical graph, which need not be the one that was given, and its bits.
+    """
+
+    score_of: Callable[[GraphModule, Policy], float]
+    float_score: Callable[[], float]
+    judged_on: str
+
+
+def make_scorer(given: Given, seed: int, num_batches: int | None = None) -> Scorer:
     """Reads accuracy on a part of the training data, else agreement with the float model on what is calibrated on.
 
     `num_batches`: calibrate on the first of the batches only; None: on all.
     """
 
-    def simulate(policy: Policy) -> GraphModule:
+    def simulate(canonical: GraphModule, policy: Policy) -> GraphModule:
         batches = given.batches[:num_batches]
-        return lighten(quantize_without_training(given.canonical, policy, batches, given.ptq))
+        return lighten(quantize_without_training(canonical, policy, batches, given.ptq))
 
     if given.train_data is None:
-        return Judge(
-            lambda policy: 1.0 - score_agreement(simulate(policy), given.model, given.batches),
+        return Scorer(
+            lambda canonical, policy: score_agreement(
+                simulate(canonical, policy), given.model, given.batches
+            ),
             lambda: 1.0,
             f"agreement on {given.source}",
         )
@@ -107,10 +121,20 @@ def make_judge(given: Given, seed: int, num_batches: int | None = None) -> Judge
     def float_score() -> float:
         return score(given.model)
 
-    return Judge(
-        lambda policy: float_score() - score(simulate(policy)),
+    return Scorer(
+        lambda canonical, policy: score(simulate(canonical, policy)),
         float_score,
         f"{len(split)} samples of train_data",
+    )
+
+
+def make_judge(given: Given, seed: int, num_batches: int | None = None) -> Judge:
+    """Of the bits of the network that was given, as `make_scorer`."""
+    scorer = make_scorer(given, seed, num_batches)
+    return Judge(
+        lambda policy: scorer.float_score() - scorer.score_of(given.canonical, policy),
+        scorer.float_score,
+        scorer.judged_on,
     )
 
 

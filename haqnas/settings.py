@@ -40,6 +40,10 @@ class Settings:
     time_budget_s: float | None = None  # then the best so far is compiled
     workers: int = 1  # processes that share the trials
     study: str | None = None  # an Optuna database's URL for the trials; None: a journal file
+    architecture: str | None = (
+        None  # "auto": widths, depths and kernel sizes are searched together with the bits
+    )
+    supernet_time_s: float = 0.0  # to train weights that architectures share; 0: as they are
     sensitivity: str = "gradient"  # how the search predicts losses; also "pairwise", "kl"
     latency_budget: str | None = None  # "5ms", or "60%" of the uniform int8 build
     size_budget: str | None = None  # of the packed weights: "300KiB", or "50%" of uniform int8
@@ -82,6 +86,8 @@ class CompileOptions(TypedDict, total=False):
     time_budget_s: float | None
     workers: int
     study: str | None
+    architecture: str | None
+    supernet_time_s: float
     sensitivity: str
     latency_budget: str | None
     size_budget: str | None

@@ -41,7 +41,8 @@ class Compiled:
     """What the stages before linking made."""
 
     policy: Policy
-    graph: GraphModule
+    canonical: GraphModule
+    graph: GraphModule  # of integers
     accuracy: Accuracy
     program: Program
     kernels: Path
@@ -83,6 +84,7 @@ def run_stages(
     policy: Policy,
     model: nn.Module,
     canonical: GraphModule,
+    teacher: GraphModule,
     batches: Batches,
     source: str,
     train_data: Dataset[Any] | None,
@@ -94,7 +96,8 @@ def run_stages(
 ) -> Compiled:
     """All stages from quantization to the kernels' object file; finished ones are read from `work`.
 
-    `batches` of `source` are what is calibrated on, `train_data` what is trained on, None for no training;
+    `batches` of `source` are what is calibrated on, `train_data` what is trained on, None for no training. `teacher` is
+    the canonical graph of `model`, which `canonical` may be cut out of;
     `float_score` is that of the float model where it is known.
     Kernels are chosen by measurement where `timings` is given, which keeps what they take. Raises
     UnsupportedModelError, ConfigurationError for data that does not fit, DeviceError while tuning.
@@ -102,7 +105,10 @@ def run_stages(
     report("quantize", f"{policy.default}, calibrated on {source}")
     note = partial(report, "quantize")
     graph = _kept_graph(
-        work, lambda: integerize(quantized_graph(options, policy, canonical, batches, train_data, work, note))
+        work,
+        lambda: integerize(
+            quantized_graph(options, policy, canonical, teacher, batches, train_data, work, note)
+        ),
     )
     report("score", "float model and integer graph")
     accuracy = _kept_accuracy(
@@ -115,7 +121,9 @@ def run_stages(
     )
     inputs = quantize_inputs([part.numpy() for part in _golden_batch(batches, program)], program.inputs)
     outputs = artefacts.run_reference(graph, inputs, program.inputs)
-    return Compiled(policy, graph, accuracy, program, kernels, inputs, outputs, read_training(work))
+    return Compiled(
+        policy, canonical, graph, accuracy, program, kernels, inputs, outputs, read_training(work)
+    )
 
 
 def _golden_batch(batches: Batches, program: Program) -> tuple[Tensor, ...]:

@@ -46,12 +46,15 @@ def quantized_graph(
     options: Options,
     policy: Policy,
     canonical: GraphModule,
+    teacher: GraphModule,
     batches: Batches,
     train_data: Dataset[Any] | None,
     work: Path,
     note: Callable[[str], None],
 ) -> GraphModule:
     """The calibrated fake-quantized graph, fine-tuned where `options` say so; a checkpoint in `work` is gone on from.
+
+    It learns from the outputs of `teacher`.
 
     Raises UnsupportedModelError, ConfigurationError.
     """
@@ -67,6 +70,7 @@ def quantized_graph(
         options.settings.seed,
         work / CHECKPOINT,
         lambda text: note(f"training: {text}"),
+        teacher=teacher,
     )
     record = Training(trained.num_steps, trained.epochs, trained.time_s, trained.loss)
     write_atomically(work / RECORD, TypeAdapter(Training).dump_json(record))

@@ -57,7 +57,7 @@ class Builds:
         settings = dataclasses.replace(self.options.settings, **changes)
         options = dataclasses.replace(self.options, settings=settings)
         report: Callable[[str, str], None] = lambda stage, note: None  # noqa: E731
-        return build_to_ship(options, FOUR, self.canonical, self.make, work, report, is_chosen)
+        return build_to_ship(options, FOUR, False, self.make, work, report, is_chosen)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
         (folder / name).mkdir()
         judges = Judges(None, None, None)
         return run_stages(
-            *(options, policy, model, canonical, batches, "synthetic", None, judges),
+            *(options, policy, model, canonical, canonical, batches, "synthetic", None, judges),
             *(folder / name, lambda stage, note: None, None),
         )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from haqnas.bit_prices import TimeSource, find_prices
+from haqnas.bit_prices import TimeSource, find_prices, price_graphs
 from haqnas.devices.local import read_host_cpu
 from haqnas.elastic_prices import ElasticPrices, covering, find_shapes, price_space
 from haqnas.errors import ConfigurationError
@@ -74,7 +74,10 @@ def source():
 
 @pytest.fixture(scope="module")
 def elastic(network, source, tmp_path_factory) -> ElasticPrices:
-    return price_space(*network, SPECS, source, "net", tmp_path_factory.mktemp("work"), lambda _: None)
+    folder = tmp_path_factory.mktemp("work")
+    return price_space(
+        *network, lambda graphs: price_graphs(graphs, SPECS, source, "net", folder, print), print
+    )
 
 
 def test_every_kind_of_knob_is_there(network):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
+from haqnas.errors import ConfigurationError
 from haqnas.graph.blocks import ResidualBlock, find_stages
 from haqnas.graph.channels import map_channels
 from haqnas.graph.edit import attribute, copy_graph, shape_of
@@ -34,6 +35,21 @@ def derive_architecture_space(graph: GraphModule, elasticity: Elasticity = Elast
     return ArchitectureSpace(
         (*_resolution(graph, elasticity), *_depths(graph), *_widths(graph, elasticity), *_kernels(graph))
     )
+
+
+def searched_space(canonical: GraphModule) -> ArchitectureSpace:
+    """The knobs that a compilation may turn: not the resolution, as the binary's users give it images of one size.
+
+    Raises ConfigurationError where there is none.
+    """
+    space = derive_architecture_space(canonical)
+    knobs = tuple(knob for knob in space.knobs if knob.kind is not KnobKind.RESOLUTION)
+    if not knobs:
+        raise ConfigurationError(
+            "--architecture auto: nothing of this network's architecture can be proven to be free (haqnas inspect "
+            "MODEL --space); leave the option out to search for bits alone"
+        )
+    return ArchitectureSpace(knobs)
 
 
 def _resolution(graph: GraphModule, elasticity: Elasticity) -> Iterator[ArchitectureKnob]:

@@ -55,8 +55,9 @@ def fine_tune(
     seed: int,
     checkpoint: Path | None = None,
     note: Note | None = None,
+    teacher: GraphModule | None = None,
 ) -> Trained:
-    """Train the graph that `calibrate` gave, with the float graph `canonical` as its teacher.
+    """Train the graph that `calibrate` gave, with a float graph as its teacher: its own, `canonical`, or another.
 
     `train_data` holds pairs (input without batch dimension, label); labels count where the first output is
     (n, classes) and labels are class indices, else the network learns the teacher's outputs alone. `batches` are
@@ -64,7 +65,7 @@ def fine_tune(
     Inputs are unchanged. Raises ConfigurationError for data that does not fit, and when the loss is not finite.
     """
     student = make_trainable(fake_quantized, canonical, batches)
-    run = _prepare(student, canonical, train_data, recipe, seed)
+    run = _prepare(student, canonical if teacher is None else teacher, train_data, recipe, seed)
     state = _train(run, checkpoint, note or (lambda _text: None))
     _reestimate(run)
     graph = restore(student.eval(), fake_quantized, batches)

@@ -9,13 +9,15 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch.fx import GraphModule
 
-from haqnas.bit_prices import TimeSource, predict_program
+from haqnas.bit_prices import Batch, BitPrices, TimeSource, predict_program, price_graphs
 from haqnas.codegen.lower import lower
 from haqnas.devices.local import read_host_cpu
 from haqnas.elastic_prices import ElasticPrices, noise, price_space
@@ -78,6 +80,16 @@ def errors_of(
     return Errors(tuple(latency), tuple(size))
 
 
+def _price(
+    source: TimeSource, folder: Path, graphs: Sequence[tuple[GraphModule, Batch]]
+) -> tuple[BitPrices, ...]:
+    return price_graphs(graphs, SPECS, source, "net", folder, tell)
+
+
+def tell(note: str) -> None:
+    print(note, file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="MODEL[:BUILDER]")
@@ -91,15 +103,8 @@ def main() -> None:
     for target in given.targets:
         source = TimeSource(find_profile(target, host), read_table(profile_path(target, host)), None)
         with tempfile.TemporaryDirectory() as folder:
-            prices = price_space(
-                canonical,
-                space,
-                SPECS,
-                source,
-                "net",
-                Path(folder),
-                lambda note: print(note, file=sys.stderr),
-            )
+            price = partial(_price, source, Path(folder))
+            prices = price_space(canonical, space, price, tell)
         for words, kinds in KINDS.items():
             found = errors_of(canonical, space, prices, source, kinds, given.count, random.Random(0))
             off = [np.abs(values) for values in (found.latency, found.size)]
