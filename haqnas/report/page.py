@@ -36,7 +36,7 @@ def render_page(report: Report) -> str:
         builds_figure(manifest.baseline),
         tradeoff_figure(report.trials, unit),
         progress_figure(report.trials),
-        credit_figure(report.trials),
+        credit_figure(manifest.search),
         bits_figure(inspection.rows),
         times_figure(inspection.rows, inspection.times),
         prediction_figure(manifest),
@@ -98,7 +98,7 @@ def _as_script(figures: Sequence[Figure], report: Report) -> Markup:
             {"name": figure.name, "traces": figure.traces, "layout": figure.layout} for figure in figures
         ],
         "layers": {row.name: _layer_cells(row, times, index) for index, row in enumerate(rows)},
-        "trials": {str(trial.number): _trial_cells(trial) for trial in report.trials},
+        "trials": list(map(_trial_cells, report.trials)),
     }
     text = json.dumps(document, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))

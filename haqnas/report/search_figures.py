@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from haqnas.report.figures import GREY, TIMES, WEIGHTS, Figure
-from haqnas.report.trials import TrialRow, best_so_far, pareto_front
-from haqnas.space.outcome import Unit
+from haqnas.report.figures import GREY, TIMES, Figure, Trace
+from haqnas.report.trials import TrialRow, best_so_far, by_strategy, pareto_front
+from haqnas.space.outcome import SearchRecord, Unit
 
 
 def tradeoff_figure(trials: Sequence[TrialRow], unit: Unit) -> Figure | None:
@@ -21,8 +21,8 @@ def tradeoff_figure(trials: Sequence[TrialRow], unit: Unit) -> Figure | None:
         "name": "trials",
         "x": [trial.latency * scale for trial in scored],
         "y": [trial.score for trial in scored],
-        "customdata": [trial.number for trial in scored],
-        "hovertext": [f"trial {trial.number}: {trial.reason}" for trial in scored],
+        "customdata": [index for index, trial in enumerate(trials) if trial.score is not None],
+        "hovertext": [f"{trial.strategy} {trial.number}: {trial.reason}" for trial in scored],
         "marker": {
             "size": 9,
             "color": [trial.number for trial in scored],
@@ -54,60 +54,56 @@ def tradeoff_figure(trials: Sequence[TrialRow], unit: Unit) -> Figure | None:
 
 
 def progress_figure(trials: Sequence[TrialRow]) -> Figure | None:
-    """The best score after each trial; failures at the foot."""
+    """The best score after each trial, of each strategy; failures at the foot."""
     if not any(trial.score is not None for trial in trials):
         return None
     worst = min(trial.score for trial in trials if trial.score is not None)
     failed = [trial for trial in trials if trial.score is None]
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "trials",
-            "x": [trial.number for trial in trials],
-            "y": [trial.score for trial in trials],
-            "hovertext": [trial.reason for trial in trials],
-            "marker": {"color": GREY},
-        },
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "best so far",
-            "x": [trial.number for trial in trials],
-            "y": list(best_so_far(trials)),
-            "line": {"shape": "hv", "color": WEIGHTS},
-        },
-    ]
-    if failed:
+    traces: list[Trace] = [_points("trials", trials, [trial.score for trial in trials], {"color": GREY})]
+    for strategy, own in by_strategy(trials).items():
         traces.append(
             {
                 "type": "scatter",
-                "mode": "markers",
-                "name": "failed",
-                "x": [trial.number for trial in failed],
-                "y": [worst] * len(failed),
-                "hovertext": [trial.reason for trial in failed],
-                "marker": {"symbol": "x", "color": "#d62728", "size": 9},
+                "mode": "lines",
+                "name": f"best of {strategy}",
+                "x": [trial.number for trial in own],
+                "y": list(best_so_far(own)),
+                "line": {"shape": "hv"},
             }
         )
+    if failed:
+        marker = {"symbol": "x", "color": "#d62728", "size": 9}
+        traces.append(_points("failed", failed, [worst] * len(failed), marker))
     layout = {"xaxis": {"title": {"text": "trial"}, "tickformat": "d"}, "yaxis": {"title": {"text": "score"}}}
     return Figure("progress", "Progress", "The best score after each trial.", tuple(traces), layout)
 
 
-def credit_figure(trials: Sequence[TrialRow]) -> Figure | None:
-    """Each agent's share in the best trial's score: Shapley values of the critic."""
-    credited = [trial for trial in trials if trial.score is not None and trial.credit]
-    if not credited:
+def _points(
+    name: str, trials: Sequence[TrialRow], scores: Sequence[float | None], marker: dict[str, Any]
+) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [trial.number for trial in trials],
+        "y": list(scores),
+        "hovertext": [f"{trial.strategy} {trial.number}: {trial.reason}" for trial in trials],
+        "marker": marker,
+    }
+
+
+def credit_figure(search: SearchRecord | None) -> Figure | None:
+    """Each agent's share in the answer's score: Shapley values of the critic of all trials."""
+    if search is None or not search.credit:
         return None
-    best = max(credited, key=lambda trial: (trial.score or 0.0, -trial.number))
     bars = {
         "type": "bar",
-        "x": list(best.credit),
-        "y": list(best.credit.values()),
+        "x": list(search.credit),
+        "y": list(search.credit.values()),
         "marker": {"color": TIMES},
     }
     caption = (
-        f"What each agent's choices in trial {best.number}, the best that was credited, add to the score that is "
-        "expected where all agents draw by their policies (Shapley values of the critic)."
+        "What each agent's choices in the answer add to its score, against choices by chance: Shapley values of a "
+        "critic of all trials."
     )
     return Figure("credit", "Credit", caption, (bars,), {"yaxis": {"title": {"text": "score"}}})

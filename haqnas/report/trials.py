@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One evaluation of a search. `score` is None where it failed; `reason` says why it was tried, or what failed."""
+    """One evaluation of a search. `score` is None where it failed; `reason` says how it stood, or what failed."""
 
     number: int
     strategy: str
@@ -14,8 +15,33 @@ class TrialRow:
     score: float | None  # higher is better
     latency: float  # predicted, in the unit of the search
     choices: Mapping[str, str]  # by knob
-    credit: Mapping[str, float]  # by agent; empty where no credit was given
     reason: str
+
+
+def read_trials(journal: Path) -> tuple[TrialRow, ...]:
+    """Of all strategies that searched; none where there is no journal."""
+    if not journal.exists():
+        return ()
+    from haqnas.search.study import read_journal  # Optuna takes a second to import
+
+    return tuple(
+        TrialRow(
+            number=stored.number,
+            strategy=str(stored.facts.get("strategy", stored.study)),
+            fidelity=str(stored.facts.get("fidelity", "")),
+            score=stored.score,
+            latency=float(stored.facts.get("latency", 0.0)),
+            choices=stored.choices,
+            reason=str(stored.facts.get("failure") or stored.facts.get("reason", "")),
+        )
+        for stored in read_journal(journal)
+    )
+
+
+def by_strategy(trials: Sequence[TrialRow]) -> Mapping[str, Sequence[TrialRow]]:
+    """In the order in which they were stored."""
+    names = dict.fromkeys(trial.strategy for trial in trials)
+    return {name: [trial for trial in trials if trial.strategy == name] for name in names}
 
 
 def best_so_far(trials: Sequence[TrialRow]) -> tuple[float | None, ...]:

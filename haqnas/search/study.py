@@ -251,35 +251,6 @@ class Study:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A finished trial of a journal, with its choices in words."""
-
-    number: int
-    choices: Mapping[str, str]  # by decision
-    score: float | None  # None: it failed
-    facts: Facts
-
-
-def read_journal(path: Path, strategy: str) -> tuple[Kept, ...]:
-    """The finished trials of a strategy, by number; the file is only read. Raises ConfigurationError for no journal."""
-    try:
-        storage = quietly(lambda: JournalStorage(JournalFileBackend(str(path))))
-    except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"{path} is no journal of Optuna: {error}") from error
-    trials = (
-        trial
-        for study in storage.get_all_studies()
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False)
-        if trial.state.is_finished() and _GIVEN_UP not in trial.user_attrs
-    )
-    return tuple(
-        Kept(trial.number, trial.params, trial.value, trial.user_attrs)
-        for trial in trials
-        if trial.user_attrs.get("strategy") == strategy
-    )
-
-
 def _study_id(storage: BaseStorage, name: str) -> int:
     try:
         return int(storage.get_study_id_from_name(name))
@@ -289,3 +260,28 @@ def _study_id(storage: BaseStorage, name: str) -> int:
         return int(quietly(lambda: storage.create_new_study([StudyDirection.MAXIMIZE], name)))
     except DuplicatedStudyError:
         return int(storage.get_study_id_from_name(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A finished trial as a journal tells it to somebody who does not know the decisions."""
+
+    study: str
+    number: int
+    choices: Mapping[str, str]  # by decision, in words
+    score: float | None  # None: failed
+    facts: Facts
+
+
+def read_journal(path: Path) -> tuple[Stored, ...]:
+    """The finished trials of all studies of a journal, which is only read; raises ConfigurationError for no journal."""
+    try:
+        storage = quietly(lambda: JournalStorage(JournalFileBackend(str(path))))
+    except (ValueError, KeyError) as error:
+        raise ConfigurationError(f"{path} is no journal of Optuna: {error}") from error
+    return tuple(
+        Stored(study.study_name, trial.number, trial.params, trial.value, trial.user_attrs)
+        for study in storage.get_all_studies()
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False)
+        if trial.state.is_finished() and _GIVEN_UP not in trial.user_attrs
+    )

@@ -22,7 +22,8 @@ from haqnas.evaluate import Accuracy
 from haqnas.inspection import Inspection, LayerTimes, inspect
 from haqnas.manifest import Baseline, Build
 from haqnas.report.page import Report, render_page
-from haqnas.report.trials import TrialRow, best_so_far, pareto_front
+from haqnas.report.trials import TrialRow, best_so_far, pareto_front, read_trials
+from haqnas.search.study import Decision, Place, Study
 from haqnas.space.outcome import SearchRecord
 from tests.conftest import require_program
 from tests.passes.networks import images, small
@@ -41,7 +42,6 @@ def trials() -> tuple[TrialRow, ...]:
             score=score,
             latency=latency,
             choices={"conv": f"w{number + 2}a8", NASTY: "w8a8"},
-            credit={} if score is None else {"QUANT": 0.1, "ARCH": -0.05},
             reason="the critic is not finite" if score is None else f"draw {number}",
         )
         for number, (score, latency) in enumerate(zip(SCORES, LATENCIES_S, strict=True))
@@ -71,6 +71,7 @@ def report(artefact: Artifact) -> Report:
     search = SearchRecord(
         *("marl", "gradient", 0.1, 0.01, 1.1e-6, 2e-6, "s", "a table"),
         *(50, 100, 0.01, "100 samples", 5),
+        credit={"QUANT": 0.1, "ARCH": -0.05},
     )
     manifest = replace(artefact.manifest, baseline=baseline, search=search)
     summary = [("accuracy", "top-1 <89 %>"), ("latency", "1 us")]
@@ -112,6 +113,28 @@ def test_the_page_goes_where_it_is_told(
     assert path.exists()
     assert run(["report", str(tmp_path)]) == 2
     assert "haqnas compile" in capsys.readouterr().err
+
+
+def test_trials_are_read_from_the_journal_which_stays_as_it_is(tmp_path: Path) -> None:
+    decisions = (Decision("conv", "QUANT", ("w8a8", "w4a8")), Decision("fc", "QUANT", ("w8a8", "w4a8")))
+    path = tmp_path / "study.journal"
+    study = Study(Place(path, None, "tests"), "net marl", decisions)
+    for action, score in (((0, 1), 0.5), ((1, 0), None), ((1, 1), 0.25)):
+        record = study.claim(action, {"strategy": "marl", "fidelity": "ptq", "latency": 2.0}, 10)
+        assert record is not None
+        study.finish(record, score, {"failure": "it broke"} if score is None else {"reason": "fine"})
+    assert study.claim((0, 0), {}, 10) is not None  # begun, and not finished
+    study.close()
+    path.with_name("study.journal.lock").unlink()
+    before = path.read_bytes()
+    found = read_trials(path)
+    assert [(trial.number, trial.score, trial.reason) for trial in found] == [
+        *((0, 0.5, "fine"), (1, None, "it broke"), (2, 0.25, "fine"))
+    ]
+    assert found[0].choices == {"conv": "w8a8", "fc": "w4a8"}
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_trials(tmp_path / "none") == ()
 
 
 @pytest.fixture(scope="module")
