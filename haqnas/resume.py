@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from haqnas.errors import ConfigurationError, DeviceError
+from haqnas.graph.digest import add_graph, add_tensor
 
 STATE = ".state"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,28 +29,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def hash_request(graph: GraphModule, data: Sequence[Tensor], options: Mapping[str, Any]) -> str:
     """sha256 of the network with its weights, the data and the options (JSON values)."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
-    digest.update(str(graph.graph).encode())
-    digest.update(repr(_layer_settings(graph)).encode())
-    for name, tensor in sorted(graph.state_dict().items()):
-        digest.update(name.encode())
-        _update(digest, tensor)
+    add_graph(digest, graph)
     for tensor in data:
-        _update(digest, tensor)
+        add_tensor(digest, tensor)
     return digest.hexdigest()
-
-
-def _layer_settings(graph: GraphModule) -> list[tuple[str, str]]:
-    return [
-        (name, repr(module))
-        for name, module in graph.named_modules()
-        if isinstance(module, nn.Module) and name
-    ]
-
-
-def _update(digest: "hashlib._Hash", tensor: Tensor) -> None:
-    array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-    digest.update(f"{array.dtype}{array.shape}".encode())
-    digest.update(array.tobytes())
 
 
 @contextmanager

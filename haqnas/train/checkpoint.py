@@ -36,11 +36,16 @@ class Saved:
 
 
 def write_checkpoint(
-    path: Path, state: Checkpoint, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    path: Path,
+    state: Checkpoint,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    request: str = "",
 ) -> None:
-    """Write the file, or leave the old one."""
+    """Write the file, or leave the old one. `request` tells runs apart that must not go on from each other."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     content = {
+        "request": request,
         "step": state.step,
         "elapsed_s": state.elapsed_s,
         "loss": state.loss,
@@ -54,13 +59,19 @@ def write_checkpoint(
         partial.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path) -> Saved | None:
-    """None where there is none; raises ConfigurationError for a file that is damaged."""
+def read_checkpoint(path: Path, request: str = "") -> Saved | None:
+    """None where there is none; raises ConfigurationError for a file that is damaged, or of another request."""
     if not path.exists():
         return None
     try:
-        return Saved(torch.load(path, map_location="cpu", weights_only=True))
+        saved = Saved(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ConfigurationError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}); run the same again with --fresh"
+            f"the checkpoint {path} is damaged ({type(error).__name__}); run the same again with --fresh, or remove it"
         ) from error
+    if saved.content.get("request", "") != request:
+        raise ConfigurationError(
+            f"the checkpoint {path} is of another training: network, space, recipe, seed or data differ; remove it, or "
+            "give the path of another one"
+        )
+    return saved

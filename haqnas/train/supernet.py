@@ -6,6 +6,7 @@ gradients. The largest learns from labels and from the float network, the others
 holds all that a step changes: an interrupted run goes on to the same bits.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from haqnas.errors import ConfigurationError
+from haqnas.graph.digest import add_graph
 from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.calibrate import Batch
 from haqnas.rewrite.elastic import Structure, cut_network, read_structure, run_cut
@@ -198,7 +200,8 @@ def _optimizer(shared: nn.Module, recipe: SupernetRecipe) -> torch.optim.Optimiz
 
 
 def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
-    saved = read_checkpoint(path) if path is not None else None
+    request = _request(run)
+    saved = read_checkpoint(path, request) if path is not None else None
     optimizers = (run.optimizer,)
     state = Checkpoint(0, 0.0, math.nan) if saved is None else saved.load(run.shared, optimizers)
     started_s, saved_s, noted_s = time.monotonic() - state.elapsed_s, time.monotonic(), 0.0
@@ -209,15 +212,23 @@ def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
         smooth = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
         state = Checkpoint(state.step + 1, now_s - started_s, smooth)
         if path is not None and now_s - saved_s > CHECKPOINT_INTERVAL_S:
-            write_checkpoint(path, state, run.shared, optimizers)
+            write_checkpoint(path, state, run.shared, optimizers, request)
             saved_s = now_s
         if now_s - noted_s > NOTE_INTERVAL_S:
             note(_describe(run, state))
             noted_s = now_s
     if path is not None:
-        write_checkpoint(path, state, run.shared, optimizers)
+        write_checkpoint(path, state, run.shared, optimizers, request)
     note(_describe(run, state))
     return state
+
+
+def _request(run: _Run) -> str:
+    """What a run must have in common with the one that it goes on from; of its data only their number."""
+    told = (run.recipe, run.seed, run.structure.space, run.source.num_samples)
+    digest = hashlib.sha256(repr(told).encode())
+    add_graph(digest, run.structure.canonical)
+    return digest.hexdigest()
 
 
 def _step(run: _Run, batches: Iterator[Any], step: int, progress: float) -> float:

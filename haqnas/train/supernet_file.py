@@ -5,13 +5,13 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.fx import GraphModule
 
 from haqnas.errors import ConfigurationError
+from haqnas.graph.digest import add_graph
 from haqnas.rewrite.elastic import read_structure
 from haqnas.rewrite.shared import normed_layers, share_weights
 from haqnas.space.architecture import ArchitectureKnob, ArchitectureSpace, KnobKind
@@ -82,10 +82,6 @@ def _counts(canonical: GraphModule) -> dict[str, int]:
 
 
 def _digest(canonical: GraphModule) -> str:
-    """Of what the network computes: its operators and its weights."""
-    hashed = hashlib.sha256(canonical.code.encode())
-    state: dict[str, Any] = canonical.state_dict()
-    for name in sorted(state):
-        hashed.update(name.encode())
-        hashed.update(state[name].detach().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
+    digest = hashlib.sha256()
+    add_graph(digest, canonical)
+    return digest.hexdigest()

@@ -176,6 +176,8 @@ def test_interrupted_training_gives_the_bits_of_an_uninterrupted_one(
     resumed = train(network, recipe, train_data=data, checkpoint=path)
     assert len(counted) == 18 - 13
     assert same(whole, resumed)
+    with pytest.raises(ConfigurationError, match="another training"):
+        train(network, recipe, train_data=data, seed=1, checkpoint=path)
     assert not same(whole, train(network, recipe, train_data=data, seed=1))
 
 
