@@ -16,7 +16,9 @@ from torch.fx import GraphModule
 from haqnas.errors import ConfigurationError
 from haqnas.graph.blocks import ResidualBlock, find_stages
 from haqnas.graph.channels import ChannelMap, map_channels
-from haqnas.graph.edit import attribute
+from haqnas.graph.edit import attribute, shape_of
+from haqnas.graph.kernel_size import kernel_sizes
+from haqnas.graph.layers import list_layers
 from haqnas.graph.resize import resize_input
 from haqnas.graph.widths import WidthGroup, find_width_groups
 from haqnas.rewrite.narrow import LayerPart, channel_masks, layer_part, narrowed_arguments
@@ -59,16 +61,28 @@ def read_structure(canonical: GraphModule, space: ArchitectureSpace) -> Structur
         {width_name(group): group for group in find_width_groups(canonical, channels)},
         {depth_name(stage): stage for stage in find_stages(canonical)},
     )
-    layers = {str(node.target) for node in canonical.graph.nodes if node.op == "call_module"}
     for knob in space.knobs:
-        counts = {
-            KnobKind.WIDTH: lambda name: len(structure.groups[name].units) if name in structure.groups else 0,
-            KnobKind.DEPTH: lambda name: len(structure.stages.get(name, ())),
-        }
-        is_counted = knob.kind in counts and counts[knob.kind](knob.name) != knob.choices[0]
-        if is_counted or not {*knob.layers} <= layers:
+        if _amount(structure, knob) != knob.choices[0]:
             raise _foreign(knob)
     return structure
+
+
+def _amount(structure: Structure, knob: ArchitectureKnob) -> int | None:
+    """What the network has of what a knob sets, None where it has no such knob."""
+    if knob.kind is KnobKind.WIDTH:
+        group = structure.groups.get(knob.name)
+        return None if group is None or not {*knob.layers} <= {*group.layers} else len(group.units)
+    if knob.kind is KnobKind.DEPTH:
+        stage = structure.stages.get(knob.name)
+        return None if stage is None else len(stage)
+    if knob.kind is KnobKind.KERNEL:
+        layers = {layer.name for layer in list_layers(structure.canonical)}
+        sizes = (
+            kernel_sizes(attribute(structure.canonical, knob.layers[0])) if layers >= {*knob.layers} else ()
+        )
+        return sizes[0] if sizes else None
+    image = next(node for node in structure.canonical.graph.nodes if node.op == "placeholder")
+    return shape_of(image)[2]
 
 
 def _heights(space: ArchitectureSpace) -> list[tuple[ArchitectureKnob, int]]:

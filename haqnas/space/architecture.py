@@ -1,9 +1,10 @@
 """Architectures: which widths, depths, kernel sizes and resolutions a network may have, and which ones are chosen."""
 
+import fnmatch
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Self
@@ -74,6 +75,28 @@ class ArchitectureSpace:
     def identity(self) -> Architecture:
         """The network as it is."""
         return Architecture({knob.name: knob.choices[0] for knob in self.knobs})
+
+    def bounded(self, least: Mapping[str, int]) -> "ArchitectureSpace":
+        """The space without choices below `least`, by globs of knobs' names; a knob with one choice left is none.
+
+        Raises ConfigurationError for a glob that matches no knob.
+        """
+        for glob in least:
+            if not fnmatch.filter([knob.name for knob in self.knobs], glob):
+                raise ConfigurationError(
+                    f"no knob matches {glob!r}; the knobs are {', '.join(knob.name for knob in self.knobs) or 'none'}"
+                )
+        bounds = {
+            knob: max(
+                (value for glob, value in least.items() if fnmatch.fnmatchcase(knob.name, glob)), default=0
+            )
+            for knob in self.knobs
+        }
+        kept = [
+            replace(knob, choices=tuple(choice for choice in knob.choices if choice >= bound))
+            for knob, bound in bounds.items()
+        ]
+        return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
 
     def check(self, candidate: Architecture) -> None:
         """Raise ConfigurationError where the candidate sets what is no knob, or to what is no choice."""

@@ -26,15 +26,7 @@ from tests.rewrite.test_specialise import STEPS, random_network
 from tests.zoo import ZOO
 
 UNTRAINED = SupernetRecipe(time_s=0)
-NETWORKS = (
-    "resnet20",
-    "resnet18",
-    "mobilenet_v2",
-    "shufflenet_v2",
-    "densenet_block",
-    "conv1d",
-    "unet_transposed",
-)
+NETWORKS = ("resnet20", "mobilenet_v2", "densenet_block", "conv1d", "unet_transposed")
 
 
 def example(canonical: GraphModule, count: int) -> tuple[Tensor, ...]:
@@ -81,7 +73,7 @@ def test_a_candidate_computes_what_its_own_graph_computes(name: str, one_varianc
     canonical, space = shared_network(name)
     batch = example(canonical, 4)
     supernet = train_supernet(canonical, space, None, [batch], UNTRAINED, 0)
-    for number in range(3):
+    for number in range(2):
         candidate = draw(space, 7, number)
         inputs = resize_images(space, candidate, batch)
         graph = supernet.cut(candidate, [batch])
@@ -202,6 +194,8 @@ def test_what_does_not_fit_is_refused() -> None:
         train_supernet(canonical, space, None, [], UNTRAINED, 0)
     with pytest.raises(ConfigurationError, match="may be 16, 8"):
         supernet.cut(Architecture({"width:first": 11}), [batch])
-    other = normalise(trace(*ZOO["resnet20"]()))
-    with pytest.raises(ConfigurationError, match="another network"):
-        read_structure(other, space)
+    other, its_space = shared_network("resnet20")
+    for graph, knobs in ((other, space.knobs), (canonical, its_space.knobs)):
+        for knob in knobs:
+            with pytest.raises(ConfigurationError, match="another network"):
+                read_structure(graph, ArchitectureSpace((knob,)))

@@ -21,6 +21,17 @@ def test_a_space_knows_its_size_and_the_network_as_it_is():
     assert ArchitectureSpace(()).size == 1
 
 
+def test_a_space_without_its_least_choices():
+    bounded = SPACE.bounded({"width:*": 20, "kernel:b": 5})
+    assert [(knob.name, knob.choices) for knob in bounded.knobs] == [("width:a", (32, 24))]
+    assert SPACE.bounded({}) == SPACE
+    assert SPACE.bounded({"*": 16, "width:a": 24}).knobs == bounded.knobs
+    with pytest.raises(
+        ConfigurationError, match=r"no knob matches 'depth:\*'; the knobs are width:a, kernel:b"
+    ):
+        SPACE.bounded({"depth:*": 1})
+
+
 @pytest.mark.parametrize("choices", [{}, {"width:a": 16}, {"width:a": 24, "kernel:b": 3}])
 def test_json_round_trip(choices):
     candidate = Architecture(choices)

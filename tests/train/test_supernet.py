@@ -134,7 +134,9 @@ def test_gradients_of_a_step_are_the_sum_of_those_of_its_networks(
 
     def alone(candidate: Architecture, goal: Sequence[Tensor]) -> tuple[Tensor, ...]:
         outputs = run_cut(shared, cut_network(structure, candidate), (images,))
-        loss_of(outputs, goal, labels, distillation=0.7, temperature=2.0).backward()
+        loss_of(
+            outputs, goal, labels, distillation=recipe.distillation, temperature=recipe.temperature
+        ).backward()
         return tuple(part.detach() for part in outputs)
 
     step = Lesson((images,), labels, wanted, recipe, None)
