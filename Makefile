@@ -1,4 +1,4 @@
-# make demo   compile the digits network for arm-cpu and for this machine, run both, print accuracies, write a report
+# make demo   compile the digits network for arm-cpu and for this machine, search a smaller one for arm-cpu, run all, write a report
 # make test   pytest (FAST=1 leaves out slow tests, JOBS=1 runs one at a time) and the C runtime's tests (CTest, sanitizers)
 # make lint   ruff, mypy --strict, import-linter, clang-format
 # make bench  our binaries beside OpenVINO, ONNX Runtime, LiteRT and PyTorch; wall time of compilations; about an hour.
@@ -37,8 +37,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/haqnas compile examples/digits.py --target arm-cpu -o $(DEMO)/arm-cpu
 	$(BIN)/haqnas compile examples/digits.py --target host -o $(DEMO)/host
-	$(BIN)/python examples/evaluate_binary.py examples/digits.py $(DEMO)/arm-cpu $(DEMO)/host
-	$(BIN)/haqnas report $(DEMO)/arm-cpu
+	$(BIN)/haqnas compile examples/digits.py --target arm-cpu --architecture auto --supernet-time 20s --latency-budget 70% \
+	  --trials 60 --qat-epochs 15 -o $(DEMO)/searched
+	$(BIN)/python examples/evaluate_binary.py examples/digits.py $(DEMO)/arm-cpu $(DEMO)/host $(DEMO)/searched
+	@$(BIN)/haqnas report $(DEMO)/searched | sed 's/^/report: /'
 
 test: $(VENV)/installed-dev
 	@command -v cmake > /dev/null || { echo "make test needs cmake and a C++ compiler (Debian, Ubuntu: apt install cmake g++)" >&2; exit 1; }
