@@ -216,9 +216,12 @@ def _hash(
 
 
 def _has_more_to_search(finished: Artifact, settings: Settings) -> bool:
-    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds."""
+    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds.
+
+    Trials of shared weights that were trained are worth nothing to others: an artefact does not hold those weights.
+    """
     search = finished.manifest.search
-    is_kept = (finished.directory / STUDY).exists()
+    is_kept = (finished.directory / STUDY).exists() and settings.supernet_time_s == 0
     return search is not None and is_kept and is_cut_short(search, settings.time_budget_s)
 
 

@@ -1,5 +1,6 @@
 """Architecture and bits searched together: prices, warm starts, degenerate spaces, and whole compilations."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import haqnas
+from haqnas import api, bit_trials, joint_stage
 from haqnas.artifact import Artifact
 from haqnas.bit_prices import price_graphs, time_source
 from haqnas.codegen.link import choose_linker
@@ -31,7 +33,7 @@ from haqnas.train.sensitivity import Sensitivity
 from tests.measured import PROFILES
 
 SPECS = tuple(map(QuantSpec.parse, ("w8a8", "w4a8", "w2a8")))
-TARGET = "cortex-a72"
+TARGET = "cortex-a76"
 OPTIONS = {
     "target": TARGET,
     "device": "table",
@@ -189,6 +191,27 @@ def test_shared_weights_and_the_chosen_network_are_trained(tmp_path: Path, optio
     assert any(note.startswith("supernet: epoch") for note in notes)
     assert artifact.manifest.training.num_steps > 0
     artifact.verify()
+
+
+def test_a_killed_run_goes_on_with_its_shared_weights_and_its_answer(tmp_path: Path, options, monkeypatch):
+    asked = {**options, "supernet_time_s": 0.5, "trials": 4}
+
+    def go() -> Artifact:
+        return haqnas.compile(network(), INPUTS, output=tmp_path / "out", train_data=data(), **asked)
+
+    def die(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "build_to_ship", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            go()
+    (answer,) = (tmp_path / "out" / ".state").rglob("search.json")
+    chosen = json.loads(json.loads(answer.read_text())["architecture"])["choices"]
+    with monkeypatch.context() as patch:
+        patch.setattr(joint_stage, "train_supernet", die)
+        patch.setattr(bit_trials, "search_by_trials", die)
+        assert dict(go().manifest.architecture) == chosen
 
 
 def test_uniform_int8_of_the_whole_network_is_what_it_is_compared_with(tmp_path: Path, options):
