@@ -128,7 +128,7 @@ def best_by_hand(made, goal, key):
     return max(key(action) for action in within)
 
 
-@pytest.mark.parametrize("strategy", ["marl", "surrogate", "tpe", "evolution", "random"])
+@pytest.mark.parametrize("strategy", ["marl", "tpe", "random"])
 def test_trials_find_what_the_ilp_does_not_know(made, strategy):
     budget = made.budget(0.5)
     found = made.find(made.plan(strategy, "ilp", num_trials=60), budget)
