@@ -1,7 +1,7 @@
 """Artifact: the directory that `compile` writes; saved atomically, loaded, verified, run and timed.
 
 DIR/manifest.json            written last: a directory without it is not an artefact
-    bin/<name>  lib/  include/<name>.h  policy.json
+    bin/<name>  lib/  include/<name>.h  policy.json  architecture.json
     golden/inputs.npz, outputs.npz      what the executable reads, and what it must write, bit for bit
     reference/graph.json, constants.npz the integer graph itself, so that `verify` can compute that again
     reference/kernel_choice.json        with it the graph is lowered to the same program again
