@@ -23,8 +23,8 @@ OPTIONS = {"bits": "w4a4", "qat_epochs": 4.0, "qat_batch_size": 8, "formats": ("
 KILLED = f"""
 import os, signal, sys
 import haqnas
-from haqnas.train import fine_tune
-fine_tune.CHECKPOINT_INTERVAL_S = fine_tune.NOTE_INTERVAL_S = 0.0
+from haqnas.train import loop
+loop.CHECKPOINT_INTERVAL_S = loop.NOTE_INTERVAL_S = 0.0
 notes = []
 
 def progress(step):
@@ -63,7 +63,7 @@ def test_a_run_killed_in_training_goes_on_and_ends_with_the_same_bytes(
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    monkeypatch.setattr("haqnas.train.fine_tune.NOTE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("haqnas.train.loop.NOTE_INTERVAL_S", 0.0)
     notes: list[str] = []
     resumed = haqnas.compile_file(
         str(model),

@@ -5,11 +5,10 @@ a step changes. So an interrupted run that goes on gives the same bits as one th
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +20,15 @@ from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.calibrate import Batch
 from haqnas.rewrite.trainable import TrainedLayer, has_batch_norm, make_trainable, restore
 from haqnas.train.batches import Source, batches_from, channels_last, pair, read_batch, source_of
-from haqnas.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from haqnas.train.checkpoint import Checkpoint
+from haqnas.train.loop import Kept, Length, Note, Step, run_steps
 from haqnas.train.loss import has_classes, loss_of
 from haqnas.train.precision import autocast, autocast_dtype, copy_for_inference, in_channels_last
 from haqnas.train.recipe import WEIGHT_DECAYS, Recipe, learning_rate_factor
 from haqnas.train.seeds import seeded
 
-CHECKPOINT_INTERVAL_S = 30.0
-NOTE_INTERVAL_S = 10.0
 STATISTICS_SAMPLES = 4096  # that batch norms are re-estimated on
 CLIPPED_NORM = 5.0  # of the gradient: a few bits make rare, very large ones
-
-Note: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +81,8 @@ class _Run:
     autocast_dtype: torch.dtype | None
 
     @property
-    def num_steps(self) -> int | None:
-        return (
-            None
-            if self.recipe.epochs is None
-            else math.ceil(self.recipe.epochs * self.source.steps_per_epoch)
-        )
-
-    def progress(self, step: int, elapsed_s: float) -> float:
-        """Share that is done; steps or time, whichever is further."""
-        by_steps = 0.0 if self.num_steps is None else step / self.num_steps
-        by_time = 0.0 if self.recipe.time_s is None else elapsed_s / self.recipe.time_s
-        return max(by_steps, by_time)
+    def length(self) -> Length:
+        return Length(self.recipe.epochs, self.recipe.time_s, self.source.steps_per_epoch)
 
 
 def _prepare(
@@ -113,26 +99,14 @@ def _prepare(
 
 
 def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
-    saved = read_checkpoint(path) if path is not None else None
-    state = Checkpoint(0, 0.0, math.nan) if saved is None else saved.load(run.student, run.optimizers)
-    started_s, saved_s, noted_s = time.monotonic() - state.elapsed_s, time.monotonic(), 0.0
-    batches = batches_from(run.source, state.step)
-    run.student.train()
-    while (progress := run.progress(state.step, state.elapsed_s)) < 1.0:
-        loss = _step(run, batches, state.step, learning_rate_factor(progress, run.recipe.warmup))
-        now_s = time.monotonic()
-        smooth = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
-        state = Checkpoint(state.step + 1, now_s - started_s, smooth)
-        if path is not None and now_s - saved_s > CHECKPOINT_INTERVAL_S:
-            write_checkpoint(path, state, run.student, run.optimizers)
-            saved_s = now_s
-        if now_s - noted_s > NOTE_INTERVAL_S:
-            note(_describe(run, state))
-            noted_s = now_s
-    if path is not None:
-        write_checkpoint(path, state, run.student, run.optimizers)
-    note(_describe(run, state))
-    return state
+    def begin(start: int) -> Step:
+        batches = batches_from(run.source, start)
+        run.student.train()
+        return lambda step, progress: _step(
+            run, batches, step, learning_rate_factor(progress, run.recipe.warmup)
+        )
+
+    return run_steps(run.length, Kept(path, run.student, run.optimizers), begin, note)
 
 
 def _step(run: _Run, batches: Iterator[Any], step: int, factor: float) -> float:
@@ -204,11 +178,3 @@ def _reestimate(run: _Run) -> None:
     with autocast(run.autocast_dtype):
         measured = reestimate_batch_norm(run.student, inputs)
     run.student.load_state_dict(measured.state_dict())
-
-
-def _describe(run: _Run, state: Checkpoint) -> str:
-    epoch = state.step / run.source.steps_per_epoch
-    progress = run.progress(state.step, state.elapsed_s)
-    left_s = state.elapsed_s * (1 - progress) / progress if progress > 0 else math.nan
-    of = "" if run.recipe.epochs is None else f" of {run.recipe.epochs:g}"
-    return f"epoch {epoch:.2f}{of}, loss {state.loss:.3f}, {max(left_s, 0.0):.0f} s left"

@@ -8,11 +8,10 @@ holds all that a step changes: an interrupted run goes on to the same bits.
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,18 +35,15 @@ from haqnas.rewrite.shared import (
 from haqnas.rewrite.specialise import specialise
 from haqnas.space.architecture import Architecture, ArchitectureSpace, KnobKind
 from haqnas.train.batches import Source, batches_from, channels_last, read_batch, source_of
-from haqnas.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from haqnas.train.checkpoint import Checkpoint
+from haqnas.train.loop import Kept, Length, Note, Step, run_steps
 from haqnas.train.loss import loss_of
 from haqnas.train.precision import autocast, autocast_dtype, copy_for_inference, in_channels_last
 from haqnas.train.recipe import learning_rate_factor
 from haqnas.train.sandwich import sandwich, space_at
 from haqnas.train.supernet_recipe import SupernetRecipe
 
-CHECKPOINT_INTERVAL_S = 30.0
-NOTE_INTERVAL_S = 10.0
 CLIPPED_NORM = 5.0  # of the gradient of all networks of a step
-
-Note: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +156,8 @@ class _Run:
     autocast_dtype: torch.dtype | None
 
     @property
-    def num_steps(self) -> int | None:
-        epochs = self.recipe.epochs
-        return None if epochs is None else math.ceil(epochs * self.source.steps_per_epoch)
-
-    def progress(self, step: int, elapsed_s: float) -> float:
-        """Share that is done; steps or time, whichever is further."""
-        by_steps = 0.0 if self.num_steps is None else step / self.num_steps
-        by_time = 0.0 if self.recipe.time_s is None else elapsed_s / self.recipe.time_s
-        return max(by_steps, by_time)
+    def length(self) -> Length:
+        return Length(self.recipe.epochs, self.recipe.time_s, self.source.steps_per_epoch)
 
 
 def _prepare(
@@ -200,27 +189,12 @@ def _optimizer(shared: nn.Module, recipe: SupernetRecipe) -> torch.optim.Optimiz
 
 
 def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
-    request = _request(run)
-    saved = read_checkpoint(path, request) if path is not None else None
-    optimizers = (run.optimizer,)
-    state = Checkpoint(0, 0.0, math.nan) if saved is None else saved.load(run.shared, optimizers)
-    started_s, saved_s, noted_s = time.monotonic() - state.elapsed_s, time.monotonic(), 0.0
-    batches = batches_from(run.source, state.step)
-    while (progress := run.progress(state.step, state.elapsed_s)) < 1.0:
-        loss = _step(run, batches, state.step, progress)
-        now_s = time.monotonic()
-        smooth = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
-        state = Checkpoint(state.step + 1, now_s - started_s, smooth)
-        if path is not None and now_s - saved_s > CHECKPOINT_INTERVAL_S:
-            write_checkpoint(path, state, run.shared, optimizers, request)
-            saved_s = now_s
-        if now_s - noted_s > NOTE_INTERVAL_S:
-            note(_describe(run, state))
-            noted_s = now_s
-    if path is not None:
-        write_checkpoint(path, state, run.shared, optimizers, request)
-    note(_describe(run, state))
-    return state
+    def begin(start: int) -> Step:
+        batches = batches_from(run.source, start)
+        return lambda step, progress: _step(run, batches, step, progress)
+
+    kept = Kept(path, run.shared, (run.optimizer,), _request(run))
+    return run_steps(run.length, kept, begin, lambda text: note(f"supernet: {text}"))
 
 
 def _request(run: _Run) -> str:
@@ -295,11 +269,3 @@ def add_gradients(
         if first_teaches and len(losses) == 1:
             wanted = tuple(part.detach() for part in outputs)
     return sum(losses) / len(losses)
-
-
-def _describe(run: _Run, state: Checkpoint) -> str:
-    epoch = state.step / run.source.steps_per_epoch
-    progress = run.progress(state.step, state.elapsed_s)
-    left_s = state.elapsed_s * (1 - progress) / progress if progress > 0 else math.nan
-    of = "" if run.recipe.epochs is None else f" of {run.recipe.epochs:g}"
-    return f"supernet: epoch {epoch:.2f}{of}, loss {state.loss:.3f}, {max(left_s, 0.0):.0f} s left"

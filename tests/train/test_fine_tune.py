@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from haqnas.errors import ConfigurationError
 from haqnas.rewrite.integerize import integerize
 from haqnas.train import fine_tune as module
+from haqnas.train import loop
 from haqnas.train.fine_tune import Trained, fine_tune
 from haqnas.train.recipe import Recipe
 from tests.rewrite.pipeline import canonical_graph, signal_to_noise_db
@@ -81,7 +82,7 @@ def test_interrupted_training_gives_the_bits_of_an_uninterrupted_one(
     recipe = Recipe(epochs=1.5, batch_size=100)
     data = Noisy(lesson.train_data)
     whole = tune(lesson, "w3a4", recipe, data)
-    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_INTERVAL_S", 0.0)
     real, counted = module._step, []
 
     def stop_at_step_14(*arguments: Any) -> float:

@@ -21,6 +21,7 @@ from haqnas.rewrite.shared import measure_statistics, share_weights
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.elastic import derive_architecture_space
 from haqnas.space.policy import Policy
+from haqnas.train import loop
 from haqnas.train import supernet as module
 from haqnas.train.loss import loss_of
 from haqnas.train.sandwich import draw
@@ -161,7 +162,7 @@ def test_interrupted_training_gives_the_bits_of_an_uninterrupted_one(
     recipe = SupernetRecipe(epochs=1.5, batch_size=100, augmentation=("crop",), largest_every=2)
     data, path = Noisy(digits_lesson().train_data), tmp_path / "supernet.pt"
     whole = train(network, recipe, train_data=data)
-    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_INTERVAL_S", 0.0)
     real, counted = module._step, []
 
     def stop_at_step_14(*arguments: Any) -> float:
@@ -186,7 +187,7 @@ def test_interrupted_training_gives_the_bits_of_an_uninterrupted_one(
 def test_time_ends_training_and_it_tells_of_itself(
     network: tuple[GraphModule, ArchitectureSpace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NOTE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(loop, "NOTE_INTERVAL_S", 0.1)
     notes: list[str] = []
     trained = train(network, SupernetRecipe(epochs=1000, time_s=1.0), note=notes.append).training
     assert 0 < trained.num_steps < 1000 * 9
