@@ -71,18 +71,20 @@ class Goal:
 
     def price(self, action: Action) -> float:
         """Over budget above 1. Without a budget what is slower than uniform int8 is of no use."""
+        costs, bits = self.costs(action)
         slack = 1 + TOLERANCE
-        latency, size = self._costs.latency(action) / slack, self._costs.size_bytes(action) / slack
+        latency, size = costs.latency(bits) / slack, costs.size_bytes(bits) / slack
         if self.max_drop is not None:
             return latency / self.int8_latency
         return max(excess(latency, self.limits.latency), excess(size, self.limits.size_bytes))
 
     def latency(self, action: Action) -> float:
-        return self._costs.latency(action)
+        costs, bits = self.costs(action)
+        return costs.latency(bits)
 
     def share(self, action: Action) -> float:
         """Of the latency of uniform int8."""
-        return self._costs.latency(action) / self.int8_latency
+        return self.latency(action) / self.int8_latency
 
     def score(self, action: Action, drop: float) -> float:
         """Higher is better: less drop; where that is limited, less latency, any policy within before all beyond."""
@@ -93,6 +95,10 @@ class Goal:
     @cached_property
     def int8_latency(self) -> float:
         return self.problem.latency(Policy(WIDEST))
+
+    def costs(self, action: Action) -> tuple["Costs", Action]:
+        """The costs of the network that the action is about, and the bits that it chooses."""
+        return self._costs, action
 
     @cached_property
     def _costs(self) -> "Costs":

@@ -10,7 +10,7 @@ from haqnas.elastic_prices import ElasticPrices
 from haqnas.pricing import Cost, LayerPrices
 from haqnas.quantspec import QuantSpec
 from haqnas.search.critic import Action
-from haqnas.search.ilp import TOLERANCE, Problem, reach
+from haqnas.search.ilp import Problem, reach
 from haqnas.search.study import Decision
 from haqnas.space.architecture import Architecture, ArchitectureKnob, KnobKind
 from haqnas.space.policy import Policy
@@ -65,20 +65,9 @@ class JointGoal(Goal):
         chosen = {**self.elastic.space.identity.choices, **architecture.choices}
         return (*(knob.choices.index(chosen[knob.name]) for knob in self.shapes), *self.action(policy))
 
-    def price(self, action: Action) -> float:
-        """Over budget above 1. Without a budget what is slower than uniform int8 is of no use."""
-        costs, bits = self._costs_of(action), action[len(self.shapes) :]
-        slack = 1 + TOLERANCE
-        latency, size = costs.latency(bits) / slack, costs.size_bytes(bits) / slack
-        if self.max_drop is not None:
-            return latency / self.int8_latency
-        return max(excess(latency, self.limits.latency), excess(size, self.limits.size_bytes))
-
-    def latency(self, action: Action) -> float:
-        return self._costs_of(action).latency(action[len(self.shapes) :])
-
-    def share(self, action: Action) -> float:
-        return self.latency(action) / self.int8_latency
+    def costs(self, action: Action) -> tuple[Costs, Action]:
+        count = len(self.shapes)
+        return self._cached_costs(action[:count]), action[count:]
 
     def problem_at(self, architecture: Architecture) -> Problem:
         """The choice of bits for one architecture; layers that it does without cost nothing."""
@@ -103,9 +92,6 @@ class JointGoal(Goal):
             knob.name: knob.choices[option]
             for knob, option in zip(self.shapes, action[: len(self.shapes)], strict=True)
         }
-
-    def _costs_of(self, action: Action) -> Costs:
-        return self._cached_costs(action[: len(self.shapes)])
 
     @cached_property
     def _cached_costs(self) -> Callable[[Action], Costs]:

@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor, fx
 from torch.fx import GraphModule
 
-from haqnas.errors import ConfigurationError
 from haqnas.graph.blocks import ResidualBlock, find_stages
 from haqnas.graph.channels import ChannelMap, map_channels
 from haqnas.graph.edit import attribute, shape_of
@@ -22,6 +21,7 @@ from haqnas.graph.layers import list_layers
 from haqnas.graph.resize import resize_input
 from haqnas.graph.widths import WidthGroup, find_width_groups
 from haqnas.rewrite.narrow import LayerPart, channel_masks, layer_part, narrowed_arguments
+from haqnas.rewrite.specialise import foreign_knob
 from haqnas.space.architecture import Architecture, ArchitectureKnob, ArchitectureSpace, KnobKind
 from haqnas.space.elastic import depth_name, width_name
 
@@ -63,7 +63,7 @@ def read_structure(canonical: GraphModule, space: ArchitectureSpace) -> Structur
     )
     for knob in space.knobs:
         if _amount(structure, knob) != knob.choices[0]:
-            raise _foreign(knob)
+            raise foreign_knob(knob)
     return structure
 
 
@@ -97,25 +97,13 @@ def _heights(space: ArchitectureSpace) -> list[tuple[ArchitectureKnob, int]]:
 def _resized(canonical: GraphModule, knob: ArchitectureKnob, height: int) -> GraphModule:
     resized = resize_input(canonical, height)
     if resized is None:
-        raise _foreign(knob)
+        raise foreign_knob(knob)
     return resized
-
-
-def _foreign(knob: ArchitectureKnob) -> ConfigurationError:
-    return ConfigurationError(
-        f"the space was derived from another network: this one has no knob {knob.name} with {knob.choices[0]} as it "
-        "is; derive the space from the graph that shares its weights"
-    )
 
 
 def cut_network(structure: Structure, candidate: Architecture) -> Cut:
     """What a candidate has of the canonical graph; raises ConfigurationError for what is not in the space."""
-    structure.space.check(candidate)
-    changed = {
-        knob: candidate.choices[knob.name]
-        for knob in structure.space.knobs
-        if candidate.choices.get(knob.name, knob.choices[0]) != knob.choices[0]
-    }
+    changed = structure.space.changes(candidate)
     heights = [value for knob, value in changed.items() if knob.kind is KnobKind.RESOLUTION]
     graph = structure.resized[heights[0]] if heights else structure.canonical
     stand_ins = _stand_ins(structure, graph, changed)

@@ -36,12 +36,7 @@ def specialise(
     whatever the rest of the candidate. Nothing is trained: statistics of activations are others than before.
     Raises ConfigurationError for what is not in the space, and for a space of another network.
     """
-    space.check(candidate)
-    changed = {
-        knob: candidate.choices[knob.name]
-        for knob in space.knobs
-        if candidate.choices.get(knob.name, knob.choices[0]) != knob.choices[0]
-    }
+    changed = space.changes(candidate)
     by_kind = {
         kind: {knob.name: (knob, value) for knob, value in changed.items() if knob.kind is kind}
         for kind in KnobKind
@@ -54,7 +49,7 @@ def specialise(
     for knob, height in by_kind[KnobKind.RESOLUTION].values():
         resized = resize_input(graph, height)
         if resized is None:
-            raise _foreign(knob)
+            raise foreign_knob(knob)
         graph = resized
     return finish(graph)
 
@@ -62,10 +57,11 @@ def specialise(
 _Chosen = Mapping[str, tuple[ArchitectureKnob, int]]
 
 
-def _foreign(knob: ArchitectureKnob) -> ConfigurationError:
+def foreign_knob(knob: ArchitectureKnob) -> ConfigurationError:
+    """What is wrong with a space whose `knob` the network has not."""
     return ConfigurationError(
         f"the space was derived from another network: this one has no knob {knob.name} with {knob.choices[0]} as it "
-        "is; derive the space from the graph that is specialised"
+        "is; derive the space from this very graph"
     )
 
 
@@ -74,7 +70,7 @@ def _require(chosen: _Chosen, found: Mapping[str, tuple[int, Sequence[str]]]) ->
     for name, (knob, _) in chosen.items():
         amount, layers = found.get(name, (0, ()))
         if amount != knob.choices[0] or not {*knob.layers} <= {*layers}:
-            raise _foreign(knob)
+            raise foreign_knob(knob)
 
 
 def _with_widths(graph: GraphModule, chosen: _Chosen) -> GraphModule:

@@ -98,6 +98,12 @@ class ArchitectureSpace:
         ]
         return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
 
+    def changes(self, candidate: Architecture) -> Mapping[ArchitectureKnob, int]:
+        """The knobs that a candidate sets otherwise than the network has them; raises ConfigurationError as `check`."""
+        self.check(candidate)
+        chosen = ((knob, candidate.choices.get(knob.name, knob.choices[0])) for knob in self.knobs)
+        return {knob: value for knob, value in chosen if value != knob.choices[0]}
+
     def check(self, candidate: Architecture) -> None:
         """Raise ConfigurationError where the candidate sets what is no knob, or to what is no choice."""
         knobs = {knob.name: knob for knob in self.knobs}
