@@ -126,24 +126,6 @@ def _holds_for(made_of: Provenance, device: Device) -> bool:
     return made_of.machine.get("key") == device.fingerprint().key
 
 
-def find_prices(
-    canonical: GraphModule,
-    batch: Batch,
-    specs: Sequence[QuantSpec],
-    source: TimeSource,
-    name: str,
-    folder: Path,
-    note: Note,
-) -> BitPrices:
-    """Prices of a canonical graph at w8a8 and `specs`; `batch` is what activations look like; works in `folder`.
-
-    Bits that do not lower or do not run are refused in the result. Raises UnsupportedModelError and DeviceError where
-    that is w8a8.
-    """
-    (found,) = price_graphs([(canonical, batch)], specs, source, name, folder, note)
-    return found
-
-
 def price_graphs(
     graphs: Sequence[tuple[GraphModule, Batch]],
     specs: Sequence[QuantSpec],
@@ -152,9 +134,10 @@ def price_graphs(
     folder: Path,
     note: Note,
 ) -> tuple[BitPrices, ...]:
-    """`find_prices` of several canonical graphs; what has no time is measured for all at once.
+    """Prices of canonical graphs at w8a8 and `specs`; works in `folder`. What has no time is measured for all at once.
 
-    Bits that one of them refuses are refused for all.
+    Each graph comes with a batch, which says what its activations look like. Bits that do not lower or do not run in
+    one of them are refused for all, in the result. Raises UnsupportedModelError and DeviceError where that is w8a8.
     """
     refused: dict[QuantSpec, str] = {}
     lowered: list[list[Uniform]] = []

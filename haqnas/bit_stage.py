@@ -217,7 +217,7 @@ def _searched(
         if network is not None:
             from haqnas.joint_stage import Parts, play_jointly
 
-            elastic = price_space(given.canonical, network.space, price, note)
+            elastic = price_space(given.canonical, network.space, priced.found, price, note)
             search = replace(search, space=restricted(space, elastic.refused))
             scorer = make_scorer(given, options.settings.seed, TRIAL_BATCHES)
             parts = Parts(search, budget, sensitivity, elastic, network.cut, scorer, _price_batch(given))

@@ -265,36 +265,61 @@ def _scaled(cost: Cost, full: Cost, other: Cost) -> Cost:
 Price: TypeAlias = Callable[[Sequence[tuple[GraphModule, Batch]]], tuple[BitPrices, ...]]
 
 
-def price_space(canonical: GraphModule, space: ArchitectureSpace, price: Price, note: Note) -> ElasticPrices:
-    """Price what covers the space: `price` does so for canonical graphs and their inputs, as `price_graphs`."""
+def price_space(
+    canonical: GraphModule, space: ArchitectureSpace, whole: BitPrices, price: Price, note: Note
+) -> ElasticPrices:
+    """Price what covers the space: `price` does so for canonical graphs and their inputs, as `price_graphs`.
+
+    `whole` are the prices of the network as it is.
+    """
     shapes = find_shapes(canonical, space)
-    covers, anchored = covering(space, shapes), _anchored(space)
+    anchored = _anchored(space)
     resolutions = [
         (knob.name, choice) for knob, choice in _smaller(space.knobs) if knob.kind is KnobKind.RESOLUTION
     ]
     small = [{**choices, knob: choice} for choices in anchored for knob, choice in resolutions]
-    wanted = [*anchored, *covers, *small]
+    shown = [*anchored, *covering(space, shapes)]
+    wanted = [choices for choices in _once([*shown, *small]) if choices != space.identity.choices]
     graphs = [specialise(canonical, space, Architecture(choices)) for choices in wanted]
     note(f"{len(graphs)} architectures stand for {space.size:,}")
     found = price([(graph, noise(graph)) for graph in graphs])
-    at_small = iter(found[len(anchored) + len(covers) :])
+    refused = {**whole.refused, **(found[0].refused if found else {})}
+    priced = [(space.identity.choices, replace(whole, refused=refused)), *zip(wanted, found, strict=True)]
     rows: dict[str, dict[Sizes, BitPrices]] = {}
-    for choices, prices in zip([*anchored, *covers], found, strict=False):
-        for owner, shape in shapes.owners.items():
-            rows.setdefault(owner, {}).setdefault(shape.at(choices), prices)
+    for choices, prices in priced:
+        if choices in shown:  # what has another resolution is no row
+            for owner, shape in shapes.owners.items():
+                rows.setdefault(owner, {}).setdefault(shape.at(choices), prices)
+
+    def of(choices: Choices) -> BitPrices:
+        return next(prices for other, prices in priced if other == choices)
+
     return ElasticPrices(
         space,
         shapes,
         rows,
         anchors=tuple(
-            Anchor(choices, full, {choice: next(at_small) for _, choice in resolutions})
-            for choices, full in zip(anchored, found, strict=False)
+            Anchor(
+                choices,
+                of(choices),
+                {choice: of({**choices, knob: choice}) for knob, choice in resolutions},
+            )
+            for choices in anchored
         ),
         channels={
             layer.name: shapes.owners[layer.name].num_inputs + _channel_dimension(layer)
             for layer in list_layers(canonical)
         },
     )
+
+
+def _channel_dimension(layer: Layer) -> int:
+    return len(layer.out_shape) - 1 if layer.kind is LayerKind.LINEAR else 1
+
+
+def _once(architectures: Sequence[Choices]) -> list[Choices]:
+    """Each of them once, in order."""
+    return [one for index, one in enumerate(architectures) if one not in architectures[:index]]
 
 
 def _anchored(space: ArchitectureSpace) -> tuple[Choices, ...]:
@@ -306,15 +331,10 @@ def _anchored(space: ArchitectureSpace) -> tuple[Choices, ...]:
             for knob in space.knobs
         }
 
-    found = (at(lambda _: 0), at(lambda count: count // 2), at(lambda count: count - 1))
-    return tuple(choices for index, choices in enumerate(found) if choices not in found[:index])
+    return tuple(_once([at(lambda _: 0), at(lambda count: count // 2), at(lambda count: count - 1)]))
 
 
 _SHAPING = (KnobKind.WIDTH, KnobKind.KERNEL)
-
-
-def _channel_dimension(layer: Layer) -> int:
-    return len(layer.out_shape) - 1 if layer.kind is LayerKind.LINEAR else 1
 
 
 def noise(graph: GraphModule) -> tuple[torch.Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from haqnas import bit_prices
-from haqnas.bit_prices import find_prices, predict_program, time_source
+from haqnas.bit_prices import predict_program, price_graphs, time_source
 from haqnas.bit_search import Judge, Search, search_bits
 from haqnas.budgets import Budgets
 from haqnas.codegen.link import choose_linker
@@ -72,7 +72,7 @@ def test_what_the_ilp_predicts_is_what_its_program_counts(network, tmp_path):
     canonical, inputs = network
     device = bench(PROFILES["cortex-a72"], tmp_path / "times")
     source = source_of("cortex-a72", None, device.device, tmp_path / "caches")
-    prices = find_prices(canonical, inputs, SPECS, source, "net", tmp_path / "work", lambda _: None)
+    (prices,) = price_graphs([(canonical, inputs)], SPECS, source, "net", tmp_path / "work", lambda _: None)
     assert (prices.unit, prices.source, prices.refused) == ("instructions", "measured on qemu:cortex-a72", {})
 
     def simulate(policy):
@@ -103,7 +103,7 @@ def test_what_the_ilp_predicts_is_what_its_program_counts(network, tmp_path):
 def test_a_table_alone_estimates_what_it_lacks(network, tmp_path):
     canonical, inputs = network
     source = source_of("arm-cpu", table_of("arm-cpu"), None, tmp_path)
-    prices = find_prices(canonical, inputs, SPECS, source, "net", tmp_path, lambda _: None)
+    (prices,) = price_graphs([(canonical, inputs)], SPECS, source, "net", tmp_path, lambda _: None)
     assert "kernels estimated from others" in prices.source
     uniform = lower(
         integerize(calibrate(quantize(canonical, Policy(WIDEST)), [inputs])), source.profile, "net"
@@ -150,8 +150,8 @@ def test_bits_that_do_not_run_are_refused(network, tmp_path, monkeypatch, fails,
     monkeypatch.setattr(bit_prices, "measure", measured)
     if is_told:
         with pytest.raises(DeviceError, match="net w8a8 has no time: crashed"):
-            find_prices(canonical, inputs, SPECS, source, "net", Path(tmp_path), lambda _: None)
+            price_graphs([(canonical, inputs)], SPECS, source, "net", Path(tmp_path), lambda _: None)
         return
-    prices = find_prices(canonical, inputs, SPECS, source, "net", Path(tmp_path), lambda _: None)
+    (prices,) = price_graphs([(canonical, inputs)], SPECS, source, "net", Path(tmp_path), lambda _: None)
     assert prices.refused == {QuantSpec(2, 4): "crashed"}
     assert set(prices.sizes["deep"]) == {QuantSpec(8, 8), QuantSpec(4, 8)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from haqnas.bit_prices import TimeSource, find_prices, price_graphs
+from haqnas.bit_prices import TimeSource, price_graphs
 from haqnas.devices.local import read_host_cpu
 from haqnas.elastic_prices import ElasticPrices, covering, find_shapes, price_space
 from haqnas.errors import ConfigurationError
@@ -60,6 +60,12 @@ def inputs_of(graph):
     return tuple(torch.rand(shape_of(node)) for node in graph.graph.nodes if node.op == "placeholder")
 
 
+def shapes_of(graph):
+    """What tells architectures apart."""
+    weights = tuple((name, tuple(weight.shape)) for name, weight in graph.named_parameters())
+    return weights, shape_of(next(node for node in graph.graph.nodes if node.op == "placeholder"))
+
+
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
@@ -73,24 +79,36 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def elastic(network, source, tmp_path_factory) -> ElasticPrices:
+def price(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    return price_space(
-        *network, lambda graphs: price_graphs(graphs, SPECS, source, "net", folder, print), print
-    )
+    return lambda graphs: price_graphs(graphs, SPECS, source, "net", folder, print)
+
+
+@pytest.fixture(scope="module")
+def whole(network, price):
+    (found,) = price([(network[0], inputs_of(network[0]))])
+    return found
+
+
+@pytest.fixture(scope="module")
+def elastic(network, whole, price) -> ElasticPrices:
+    return price_space(*network, whole, price, print)
 
 
 def test_every_kind_of_knob_is_there(network):
     assert {knob.kind for knob in network[1].knobs} == set(KnobKind)
 
 
-def test_the_whole_network_has_its_own_prices(network, source, elastic, tmp_path):
+def test_the_whole_network_has_its_own_prices_and_is_priced_once(network, whole, elastic, price):
     canonical, space = network
-    own = find_prices(canonical, inputs_of(canonical), SPECS, source, "net", tmp_path, lambda _: None)
     found = elastic.of(space.identity)
-    assert found.prices == own.prices
-    assert found.sizes == own.sizes
-    assert found.fixed_bytes == own.fixed_bytes
+    assert found.prices == whole.prices
+    assert (found.sizes, found.fixed_bytes) == (whole.sizes, whole.fixed_bytes)
+    asked = []
+    price_space(canonical, space, whole, lambda graphs: asked.extend(graphs) or price(graphs), print)
+    keys = [shapes_of(graph) for graph, _ in asked]
+    assert len(set(keys)) == len(keys)
+    assert shapes_of(canonical) not in keys
 
 
 def test_shapes_add_up_over_knobs(network):
@@ -124,7 +142,7 @@ def test_few_architectures_show_every_shape(network):
 
 
 @pytest.mark.parametrize("has_resolution", [False, True])
-def test_prices_are_those_of_the_architecture_alone(network, source, elastic, tmp_path, has_resolution):
+def test_prices_are_those_of_the_architecture_alone(network, elastic, price, has_resolution):
     canonical, space = network
     rng = random.Random(2)
     errors, bytes_errors = [], []
@@ -132,7 +150,7 @@ def test_prices_are_those_of_the_architecture_alone(network, source, elastic, tm
         kinds = set(KnobKind) if has_resolution else set(KnobKind) - {KnobKind.RESOLUTION}
         chosen = {knob.name: rng.choice(knob.choices) for knob in space.knobs if knob.kind in kinds}
         graph = specialise(canonical, space, Architecture(chosen))
-        own = find_prices(graph, inputs_of(graph), SPECS, source, "net", tmp_path, lambda _: None)
+        (own,) = price([(graph, inputs_of(graph))])
         found = elastic.of(Architecture(chosen))
         assert found.sizes == own.sizes
         ours, theirs = (

@@ -89,7 +89,8 @@ def elastic(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("work")
     source = time_source(PROFILES[TARGET], table, None, choose_linker(PROFILES[TARGET].triple), folder, {})
     price = lambda graphs: price_graphs(graphs, SPECS, source, "net", folder, print)  # noqa: E731
-    return canonical, price_space(canonical, searched_space(canonical), price, print)
+    (whole,) = price([(canonical, INPUTS)])
+    return canonical, price_space(canonical, searched_space(canonical), whole, price, print)
 
 
 def goal_of(elastic, share=None) -> JointGoal:

@@ -104,7 +104,8 @@ def main() -> None:
         source = TimeSource(find_profile(target, host), read_table(profile_path(target, host)), None)
         with tempfile.TemporaryDirectory() as folder:
             price = partial(_price, source, Path(folder))
-            prices = price_space(canonical, space, price, tell)
+            (whole,) = price([(canonical, loaded.example_inputs)])
+            prices = price_space(canonical, space, whole, price, tell)
         for words, kinds in KINDS.items():
             found = errors_of(canonical, space, prices, source, kinds, given.count, random.Random(0))
             off = [np.abs(values) for values in (found.latency, found.size)]
