@@ -95,13 +95,17 @@ def group() -> None:
     help="Search widths, depths and kernel sizes together with the bits (docs/architecture-space.md).",
 )
 @click.option(
+    "--supernet-epochs",
+    type=float,
+    metavar="N",
+    help="Train weights that architectures share for N epochs of train_data, before they are tried.",
+)
+@click.option(
     "--supernet-time",
     "supernet_time_s",
-    default="0",
-    show_default=True,
     metavar="TIME",
     callback=_read_duration,
-    help="Train weights that architectures share so long, before they are tried.",
+    help="Train them no longer than this.",
 )
 @click.option("--trials", type=int, metavar="N", help="Policies that a strategy other than ilp tries; 100.")
 @click.option(

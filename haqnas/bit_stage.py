@@ -36,6 +36,7 @@ from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
+from haqnas.settings import supernet_recipe_of
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
@@ -244,7 +245,8 @@ def _networks(options: Options, given: Given, work: Path, note: Note) -> _Networ
 
     settings = options.settings
     space = searched_space(given.canonical)
-    supernet = shared_weights(given, space, settings.supernet_time_s, settings.seed, work, note)
+    recipe = supernet_recipe_of(settings)
+    supernet = shared_weights(given, space, recipe, settings.seed, work, note)
     return _Networks(space, networks_of(supernet, given))
 
 

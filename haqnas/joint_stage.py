@@ -36,11 +36,11 @@ Network = Callable[[Architecture], GraphModule]
 
 
 def shared_weights(
-    given: Given, space: ArchitectureSpace, time_s: float, seed: int, work: Path, note: Note
+    given: Given, space: ArchitectureSpace, recipe: SupernetRecipe, seed: int, work: Path, note: Note
 ) -> Supernet:
-    """Weights for all architectures, trained for `time_s` on what the search is not judged on; kept in `work`.
+    """Weights for all architectures, trained by `recipe` on what the search is not judged on; kept in `work`.
 
-    Raises ConfigurationError where there is no training data but a time.
+    Raises ConfigurationError where there is no training data, but some is needed.
     """
     path = work / "supernet.npz"
     if path.exists():
@@ -50,7 +50,6 @@ def shared_weights(
         judged_on = set(search_split(data, seed).indices)
         length = dataset_length(data, "train_data")
         data = Subset(data, [index for index in range(length) if index not in judged_on])
-    recipe = SupernetRecipe(time_s=time_s)
     supernet = train_supernet(
         given.canonical, space, data, given.batches, recipe, seed, work / "supernet.pt", note
     )

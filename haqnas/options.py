@@ -18,7 +18,7 @@ from haqnas.latency_table import LatencyTable, read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.rewrite.ptq import check_method
 from haqnas.search.strategy import known_strategies
-from haqnas.settings import Settings, recipe_of
+from haqnas.settings import Settings, recipe_of, supernet_recipe_of
 from haqnas.space.knobs import Pin, Rules
 from haqnas.space.policy import Policy
 from haqnas.train.recipe import Recipe
@@ -121,9 +121,10 @@ def strategies_of(settings: Settings) -> tuple[str, ...]:
 def _check_architecture(settings: Settings, policy: Policy | None, strategies: Sequence[str]) -> None:
     """An architecture is searched together with the bits, and by trials."""
     if settings.architecture is None:
-        if settings.supernet_time_s != 0:
+        if (settings.supernet_epochs, settings.supernet_time_s) != (None, None):
             raise ConfigurationError(
-                "--supernet-time trains weights that architectures share; add --architecture auto, or leave it out"
+                "--supernet-epochs and --supernet-time train weights that architectures share; add "
+                "--architecture auto, or leave them out"
             )
         return
     if settings.architecture != AUTO:
@@ -139,8 +140,7 @@ def _check_architecture(settings: Settings, policy: Policy | None, strategies: S
             f"--strategy {ILP} chooses bits alone; an architecture takes trials: --strategy {DEFAULT_STRATEGY}, or "
             "another of docs/search.md"
         )
-    if not 0 <= settings.supernet_time_s < math.inf:
-        raise ConfigurationError(f"--supernet-time is 0 or more seconds, but got {settings.supernet_time_s}")
+    supernet_recipe_of(settings)
 
 
 def _check_trials(settings: Settings, is_by_trials: bool) -> None:

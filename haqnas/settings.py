@@ -14,6 +14,7 @@ from haqnas.progress import Report
 from haqnas.rewrite.ptq import DEFAULT_METHOD, PtqMethod
 from haqnas.space.policy import Policy
 from haqnas.train.recipe import Augmentation, Optimizer, Recipe
+from haqnas.train.supernet_recipe import SupernetRecipe
 
 VAL_SAMPLES = 1000  # the integer graph takes about 5 ms a CIFAR image in PyTorch
 # Hashed as they were resolved, or without a part in the result.
@@ -43,7 +44,10 @@ class Settings:
     architecture: str | None = (
         None  # "auto": widths, depths and kernel sizes are searched together with the bits
     )
-    supernet_time_s: float = 0.0  # to train weights that architectures share; 0: as they are
+    supernet_epochs: float | None = (
+        None  # to train weights that architectures share; None and no time: as they are
+    )
+    supernet_time_s: float | None = None  # end it by then
     sensitivity: str = "gradient"  # how the search predicts losses; also "pairwise", "kl"
     latency_budget: str | None = None  # "5ms", or "60%" of the uniform int8 build
     size_budget: str | None = None  # of the packed weights: "300KiB", or "50%" of uniform int8
@@ -87,7 +91,8 @@ class CompileOptions(TypedDict, total=False):
     workers: int
     study: str | None
     architecture: str | None
-    supernet_time_s: float
+    supernet_epochs: float | None
+    supernet_time_s: float | None
     sensitivity: str
     latency_budget: str | None
     size_budget: str | None
@@ -121,6 +126,13 @@ def hashed_settings(settings: Settings) -> dict[str, object]:
     """The settings that tell one request from another, by name."""
     names = [entry.name for entry in fields(settings) if entry.name not in UNHASHED]
     return {name: getattr(settings, name) for name in names}
+
+
+def supernet_recipe_of(settings: Settings) -> SupernetRecipe:
+    """How shared weights are trained; raises ConfigurationError for values that make no sense."""
+    if settings.supernet_epochs is None and settings.supernet_time_s is None:
+        return SupernetRecipe(time_s=0)
+    return SupernetRecipe(epochs=settings.supernet_epochs, time_s=settings.supernet_time_s)
 
 
 def recipe_of(settings: Settings) -> Recipe | None:

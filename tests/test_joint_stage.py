@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import haqnas
-from haqnas import api, bit_trials, joint_stage
+from haqnas import api, bit_trials, joint_stage, train_stage
 from haqnas.artifact import Artifact
 from haqnas.bit_prices import price_graphs, time_source
 from haqnas.codegen.link import choose_linker
@@ -25,6 +25,7 @@ from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable
 from haqnas.latency_table import read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.search.ilp import Budget, Problem
+from haqnas.search_data import search_split
 from haqnas.space.architecture import Architecture, KnobKind
 from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, Rules, derive_space
@@ -180,22 +181,49 @@ def test_the_same_request_again_returns_at_once(artifact, options):
     assert again.manifest == artifact.manifest
 
 
-def test_shared_weights_and_the_chosen_network_are_trained(tmp_path: Path, options):
+def test_shared_weights_and_the_chosen_network_are_trained(tmp_path: Path, options, monkeypatch):
+    """The weights on what the search is not judged on, the answer by the whole network."""
+    seen: dict[str, Any] = {}
+    real_supernet, real_tuning = joint_stage.train_supernet, train_stage.fine_tune
+
+    def supernet(canonical, space, train_data, *rest):
+        seen["data"] = train_data
+        return real_supernet(canonical, space, train_data, *rest)
+
+    def tuning(*arguments, teacher):
+        seen["student"], seen["teacher"] = arguments[1], teacher
+        return real_tuning(*arguments, teacher=teacher)
+
+    monkeypatch.setattr(joint_stage, "train_supernet", supernet)
+    monkeypatch.setattr(train_stage, "fine_tune", tuning)
     notes: list[str] = []
-    artifact = haqnas.compile(
-        *(network(), INPUTS),
-        output=tmp_path / "out",
-        train_data=data(),
-        progress=lambda progress: notes.append(progress.note),
-        **{**options, "supernet_time_s": 1.0, "qat_epochs": 1.0, "trials": 4},
+    asked = {**options, "supernet_epochs": 2.0, "qat_epochs": 1.0, "trials": 4}
+    first, second = (
+        haqnas.compile(
+            *(network(), INPUTS),
+            output=tmp_path / place,
+            train_data=data(),
+            progress=lambda progress: notes.append(progress.note),
+            **asked,
+        )
+        for place in ("first", "second")
     )
     assert any(note.startswith("supernet: epoch") for note in notes)
-    assert artifact.manifest.training.num_steps > 0
-    artifact.verify()
+    judged_on = set(search_split(data(), 0).indices)
+    assert judged_on
+    assert set(seen["data"].indices) == set(range(len(data()))) - judged_on
+    weights = {name: tuple(value.shape) for name, value in seen["teacher"].named_parameters()}
+    whole = normalise(trace(network(), INPUTS))
+    assert weights == {name: tuple(value.shape) for name, value in whole.named_parameters()}
+    assert weights != {name: tuple(value.shape) for name, value in seen["student"].named_parameters()}
+    assert first.manifest.training.num_steps > 0
+    packed = [[row.weights_sha256 for row in one.manifest.layers] for one in (first, second)]
+    assert packed[0] == packed[1]  # epochs give the same network again
+    first.verify()
 
 
 def test_a_killed_run_goes_on_with_its_shared_weights_and_its_answer(tmp_path: Path, options, monkeypatch):
-    asked = {**options, "supernet_time_s": 0.5, "trials": 4}
+    asked = {**options, "supernet_epochs": 1.0, "trials": 4}
 
     def go() -> Artifact:
         return haqnas.compile(network(), INPUTS, output=tmp_path / "out", train_data=data(), **asked)
@@ -246,7 +274,11 @@ def test_a_budget_that_nothing_meets_is_refused_with_what_can_be_reached(tmp_pat
         ({"bits": "8"}, "goes with --bits auto only"),
         ({"architecture": "small"}, "--architecture is auto"),
         ({"architecture": None, "supernet_time_s": 5.0}, "add --architecture auto"),
-        ({"supernet_time_s": -1.0}, "--supernet-time is 0 or more"),
+        ({"supernet_time_s": -1.0}, r"--supernet-time \(time_s\) of a SupernetRecipe must be at least 0"),
+        (
+            {"supernet_epochs": 0.0},
+            r"--supernet-epochs \(epochs\) of a SupernetRecipe must be greater than 0",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, changes, message):

@@ -38,8 +38,18 @@ class SupernetRecipe:
     def __post_init__(self) -> None:
         if self.epochs is None and self.time_s is None:
             raise ConfigurationError("training shared weights needs an end: give epochs, time_s or both")
-        _require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", self.epochs, "greater than 0")
-        _require(self.time_s is None or 0 <= self.time_s < math.inf, "time_s", self.time_s, "at least 0")
+        _require(
+            self.epochs is None or 0 < self.epochs < math.inf,
+            "--supernet-epochs (epochs)",
+            self.epochs,
+            "greater than 0",
+        )
+        _require(
+            self.time_s is None or 0 <= self.time_s < math.inf,
+            "--supernet-time (time_s)",
+            self.time_s,
+            "at least 0",
+        )
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (batch norm)")
         _require(self.num_random >= 0, "num_random", self.num_random, "at least 0")
         _require(self.largest_every >= 1, "largest_every", self.largest_every, "at least 1")
@@ -53,6 +63,11 @@ class SupernetRecipe:
         _require(0 < self.temperature < math.inf, "temperature", self.temperature, "greater than 0")
         unknown = sorted(set(self.augmentation) - set(get_args(Augmentation)))
         _require(not unknown, "augmentation", unknown, f"made of {', '.join(get_args(Augmentation))}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights change at all."""
+        return self.time_s != 0
 
 
 def _require(is_met: bool, name: str, value: object, rule: str) -> None:

@@ -288,8 +288,8 @@ def test_what_cannot_be_trained_is_refused(network: tuple[GraphModule, Architect
     ("settings", "told"),
     [
         ({}, "needs an end"),
-        ({"epochs": 0}, "epochs .* greater than 0"),
-        ({"time_s": -1}, "time_s .* at least 0"),
+        ({"epochs": 0}, r"--supernet-epochs \(epochs\) .* greater than 0"),
+        ({"time_s": -1}, r"--supernet-time \(time_s\) .* at least 0"),
         ({"epochs": 1, "num_random": -1}, "num_random"),
         ({"epochs": 1, "largest_every": 0}, "largest_every"),
         ({"epochs": 1, "batch_size": 1}, "batch norm"),
