@@ -179,12 +179,30 @@ def group() -> None:
     metavar="SHARE",
     help="Of the loss, that compares with the float model's outputs; the rest is the labels'.",
 )
+@click.option("--qat-weight-decay", type=float, metavar="SHARE", help="Of weights; 0.0001, adamw 0.01.")
+@click.option(
+    "--qat-label-smoothing",
+    type=float,
+    metavar="SHARE",
+    help="Of each label, that is spread over all classes.",
+)
 @click.option(
     "--qat-augment",
-    default="",
     metavar="LIST",
-    callback=lambda _context, _option, text: split_list(text),
-    help="Of flip,crop: change training images at random.",
+    callback=lambda _context, _option, text: None if text is None else split_list(text),
+    help="Of flip,crop,cutout: change training images at random.",
+)
+@click.option(
+    "--qat-randaugment",
+    type=float,
+    metavar="STRENGTH",
+    help="Move, turn, shear, brighten training images at random: 0 to 1.",
+)
+@click.option(
+    "--qat-mixup",
+    type=float,
+    metavar="ALPHA",
+    help="Mix pairs of training samples by shares from Beta(ALPHA, ALPHA).",
 )
 @device_option
 @click.option(

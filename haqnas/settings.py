@@ -73,7 +73,12 @@ class Settings:
     qat_batch_size: int | None = None
     qat_optimizer: Optimizer | None = None
     qat_distillation: float | None = None  # share of the loss that compares with the float model's outputs
-    qat_augment: Sequence[Augmentation] = ()  # of images, beside what train_data does itself: "flip", "crop"
+    qat_weight_decay: float | None = None
+    qat_label_smoothing: float | None = None  # share of each label that is spread over all classes
+    # of images, beside what train_data does itself: "flip", "crop", "cutout"
+    qat_augment: Sequence[Augmentation] | None = None
+    qat_randaugment: float | None = None  # strength of two random operations on each image, 0 to 1
+    qat_mixup: float | None = None  # of pairs of samples, by shares from Beta(mixup, mixup)
     fresh: bool = False  # do not go on from an earlier run
     cache_folder: Path | None = None  # where times of kernels are kept
     progress: Report | None = None  # called as each stage begins
@@ -116,7 +121,11 @@ class CompileOptions(TypedDict, total=False):
     qat_batch_size: int | None
     qat_optimizer: Optimizer | None
     qat_distillation: float | None
-    qat_augment: Sequence[Augmentation]
+    qat_weight_decay: float | None
+    qat_label_smoothing: float | None
+    qat_augment: Sequence[Augmentation] | None
+    qat_randaugment: float | None
+    qat_mixup: float | None
     fresh: bool
     cache_folder: Path | None
     progress: Report | None
@@ -142,7 +151,11 @@ def recipe_of(settings: Settings) -> Recipe | None:
         "batch_size": settings.qat_batch_size,
         "optimizer": settings.qat_optimizer,
         "distillation": settings.qat_distillation,
-        "augmentation": tuple(settings.qat_augment) or None,
+        "weight_decay": settings.qat_weight_decay,
+        "label_smoothing": settings.qat_label_smoothing,
+        "augmentation": None if settings.qat_augment is None else tuple(settings.qat_augment),
+        "randaugment": settings.qat_randaugment,
+        "mixup": settings.qat_mixup,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if settings.qat_epochs is None and settings.qat_time_s is None:

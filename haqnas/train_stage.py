@@ -13,9 +13,12 @@ from haqnas.errors import ConfigurationError
 from haqnas.evaluate import Batches, dataset_length, read_inputs
 from haqnas.manifest import Training
 from haqnas.options import Options
+from haqnas.rewrite.calibrate import Batch
 from haqnas.rewrite.ptq import quantize_without_training
 from haqnas.space.policy import Policy
+from haqnas.train.augment import are_images
 from haqnas.train.fine_tune import fine_tune
+from haqnas.train.recipe import Recipe
 
 CHECKPOINT = "training.pt"
 RECORD = "training.json"
@@ -33,13 +36,22 @@ def check_train_data(
             "function train_data() that returns a Dataset of pairs (input without batch dimension, label)"
         )
     dataset_length(train_data, "train_data")
-    inputs = read_inputs(train_data, "train_data", 0, example_inputs)
-    if options.recipe.augmentation and any(part.ndim != 3 for part in inputs):
-        raise ConfigurationError(
-            f"--qat-augment {','.join(options.recipe.augmentation)} is for images (c, h, w), but the inputs of "
-            f"train_data have the shapes {[tuple(part.shape) for part in inputs]}; augment in train_data() instead"
-        )
+    _check_augmentation(options.recipe, read_inputs(train_data, "train_data", 0, example_inputs))
     return train_data
+
+
+def _check_augmentation(recipe: Recipe, inputs: Batch) -> None:
+    """Raises ConfigurationError where inputs, without batch dimension, are not what the recipe changes."""
+    asked = {
+        f"--qat-augment {','.join(recipe.augmentation)}": bool(recipe.augmentation),
+        f"--qat-randaugment {recipe.randaugment:g}": recipe.randaugment > 0,
+    }
+    for option, is_asked in asked.items():
+        if is_asked and not are_images(inputs):
+            raise ConfigurationError(
+                f"{option} is for images (c, h, w), but the inputs of train_data have the shapes "
+                f"{[tuple(part.shape) for part in inputs]}; augment in train_data() instead"
+            )
 
 
 def quantized_graph(

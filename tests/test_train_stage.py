@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,8 @@ def test_other_training_is_another_request(tmp_path: Path) -> None:
         (GOOD + "\ndef train_data():\n    return []\n", ["--qat-time", "1m"], "train_data is empty"),
         (TRAINED, ["--qat-lr", "0.1"], "learning_rate of fine-tuning is given, but no length"),
         (TRAINED, ["--qat-epochs", "-1"], "--qat-epochs must be greater than 0, but got -1"),
-        (TRAINED, ["--qat-epochs", "1", "--qat-augment", "turn"], "flip, crop, but got turn"),
+        (TRAINED, ["--qat-epochs", "1", "--qat-augment", "turn"], "flip, crop, cutout, but got turn"),
+        (TRAINED, ["--qat-mixup", "0.2"], "mixup of fine-tuning is given, but no length"),
         (TRAINED, ["--qat-time", "soon"], "'soon' is no time; write 90s, 10m or 1.5h"),
         (
             TRAINED,
@@ -116,14 +118,26 @@ def test_what_cannot_be_trained_is_a_usage_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_augmentation_of_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    data = TensorDataset(torch.randn(20, 5), torch.randint(0, 3, (20,)))
-    with pytest.raises(ConfigurationError, match=r"--qat-augment flip is for images .* \[\(5,\)\]"):
+@pytest.mark.parametrize(
+    ("inputs", "options", "words"),
+    [
+        (
+            torch.randn(20, 5),
+            {"qat_augment": ("flip",)},
+            r"--qat-augment flip is for images .* \[\(5,\)\]",
+        ),
+        (torch.randn(20, 5), {"qat_randaugment": 0.3}, r"--qat-randaugment 0.3 is for images .* \[\(5,\)\]"),
+    ],
+)
+def test_augmentation_of_what_is_no_image_is_refused(
+    inputs: torch.Tensor, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
         haqnas.compile(
             nn.Linear(5, 3),
-            (torch.zeros(1, 5),),
+            (inputs[:1],),
             output=tmp_path / "out",
-            train_data=data,
+            train_data=TensorDataset(inputs, torch.randint(0, 3, (20,))),
             qat_epochs=1,
-            qat_augment=("flip",),
+            **options,
         )

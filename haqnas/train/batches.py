@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from haqnas.errors import ConfigurationError
 from haqnas.rewrite.calibrate import Batch
 from haqnas.train.augment import augment
+from haqnas.train.loss import Mixed
 from haqnas.train.recipe import Augmentation
 from haqnas.train.seeds import seed_at, seeded
 
@@ -43,15 +45,33 @@ def batches_from(source: Source, start: int) -> Iterator[Any]:
 
 
 def read_batch(
-    source: Source, batches: Iterator[Any], step: int, augmentation: Sequence[Augmentation]
+    source: Source,
+    batches: Iterator[Any],
+    step: int,
+    augmentation: Sequence[Augmentation],
+    randaugment: float = 0.0,
+    mixup: float = 0.0,
 ) -> tuple[Batch, Any]:
-    """Inputs and labels of a step, augmented; raises ConfigurationError where samples are no pairs."""
+    """Inputs and labels of a step, augmented as a Recipe says; raises ConfigurationError where samples are no pairs.
+
+    Labels of samples that were mixed are Mixed, where they are a tensor.
+    """
     with seeded(source.seed, step):
         inputs, labels = pair(next(batches))
-    if augmentation:
+    if augmentation or randaugment > 0:
         generator = torch.Generator().manual_seed(seed_at(source.seed, step))
-        inputs = tuple(augment(part, augmentation, generator) for part in inputs)
+        inputs = tuple(augment(part, augmentation, generator, randaugment) for part in inputs)
+    if mixup > 0:
+        inputs, labels = _mixed(inputs, labels, mixup, np.random.default_rng(seed_at(source.seed, step)))
     return tuple(channels_last(part) for part in inputs), labels
+
+
+def _mixed(inputs: Batch, labels: Any, mixup: float, rng: np.random.Generator) -> tuple[Batch, Any]:
+    """Each sample with another one of its batch; source: mixup (arXiv 1710.09412), one share for all of a batch."""
+    share = float(rng.beta(mixup, mixup))
+    order = torch.from_numpy(rng.permutation(len(inputs[0])))
+    mixed = tuple(share * part + (1 - share) * part[order] for part in inputs)
+    return mixed, Mixed(labels, labels[order], share) if isinstance(labels, Tensor) else labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from haqnas.train.checkpoint import Checkpoint
 from haqnas.train.loop import Kept, Length, Note, Step, run_steps
 from haqnas.train.loss import has_classes, loss_of
 from haqnas.train.precision import autocast, autocast_dtype, copy_for_inference, in_channels_last
-from haqnas.train.recipe import WEIGHT_DECAYS, Recipe, learning_rate_factor
+from haqnas.train.recipe import Recipe, learning_rate_factor
 from haqnas.train.seeds import seeded
 
 STATISTICS_SAMPLES = 4096  # that batch norms are re-estimated on
@@ -111,7 +111,10 @@ def _train(run: _Run, path: Path | None, note: Note) -> Checkpoint:
 
 def _step(run: _Run, batches: Iterator[Any], step: int, factor: float) -> float:
     """One update; gives its loss."""
-    inputs, labels = read_batch(run.source, batches, step, run.recipe.augmentation)
+    recipe = run.recipe
+    inputs, labels = read_batch(
+        run.source, batches, step, recipe.augmentation, recipe.randaugment, recipe.mixup
+    )
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["peak"]
@@ -119,19 +122,20 @@ def _step(run: _Run, batches: Iterator[Any], step: int, factor: float) -> float:
     with autocast(run.autocast_dtype):
         outputs = run.student(*inputs)
         with torch.no_grad():
-            wanted = run.teacher(*inputs) if _needs_teacher(run.recipe, outputs[0], labels) else None
+            wanted = run.teacher(*inputs) if _needs_teacher(recipe, outputs[0], labels) else None
     loss = loss_of(
         outputs,
         wanted,
         labels,
-        distillation=run.recipe.distillation,
-        temperature=run.recipe.temperature,
+        distillation=recipe.distillation,
+        temperature=recipe.temperature,
+        label_smoothing=recipe.label_smoothing,
     )
     value = float(loss.detach())
     if not math.isfinite(value):
         raise ConfigurationError(
             f"the loss must be finite, but it was {value} in training step {step + 1}; give a lower --qat-lr than "
-            f"{run.recipe.peak_learning_rate:g}, or look for NaN in train_data"
+            f"{recipe.peak_learning_rate:g}, or look for NaN in train_data"
         )
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.student.parameters(), CLIPPED_NORM)
@@ -154,7 +158,7 @@ def _optimizers(student: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimiz
     known = {id(parameter) for parameter in (*steps, *weights)}
     others = [p for p in student.parameters() if id(p) not in known]
     groups = [
-        {"params": weights, "weight_decay": WEIGHT_DECAYS[recipe.optimizer]},
+        {"params": weights, "weight_decay": recipe.decay},
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [{**group, "peak": recipe.peak_learning_rate} for group in groups if group["params"]]

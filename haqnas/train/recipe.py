@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from haqnas.errors import ConfigurationError
 
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
-Augmentation: TypeAlias = Literal["flip", "crop"]
+Augmentation: TypeAlias = Literal["flip", "crop", "cutout"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 LEARNING_RATES: dict[Optimizer, float] = {"sgd": 5e-3, "adamw": 2e-4}
@@ -26,15 +26,19 @@ class Recipe:
     batch_size: int = 128
     optimizer: Optimizer = "sgd"
     learning_rate: float | None = None  # at its peak; None: that of LEARNING_RATES
+    weight_decay: float | None = None  # of weights; None: that of WEIGHT_DECAYS
     step_learning_rate: float = 1e-3  # of quantization steps: the greatest relative change per update, about
     warmup: float = 0.05  # share of the training in which the learning rate rises; then half a cosine to 0
     distillation: float = (
         0.7  # share of the loss that compares logits with the float model's; the rest is the labels'
     )
     temperature: float = 2.0  # of both logits in that comparison
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes
     augmentation: tuple[
         Augmentation, ...
     ] = ()  # of images (n, c, h, w), beside what the data set does itself
+    randaugment: float = 0.0  # strength of two random operations on each image, 0 (none) to 1
+    mixup: float = 0.0  # of pairs of samples, by shares from Beta(mixup, mixup); 0: none
     precision: Precision = "auto"  # bfloat16 autocast where the CPU multiplies it
 
     def __post_init__(self) -> None:
@@ -61,6 +65,7 @@ class Recipe:
             raise ConfigurationError(
                 f"--qat-distillation is a share of the loss, 0 to 1, but got {self.distillation:g}"
             )
+        self._check_shares()
         unknown = sorted(set(self.augmentation) - set(get_args(Augmentation)))
         if unknown:
             raise ConfigurationError(
@@ -68,9 +73,40 @@ class Recipe:
                 "augmentation belongs into train_data()"
             )
 
+    def _check_shares(self) -> None:
+        decay = self.weight_decay
+        for is_met, rule in (
+            (
+                decay is None or 0 <= decay < math.inf,
+                f"--qat-weight-decay must be at least 0, but got {decay}; 0.0001 is usual with sgd",
+            ),
+            (
+                0 <= self.label_smoothing < 1,
+                (
+                    "--qat-label-smoothing is a share of each label, 0 to less than 1, but got "
+                    f"{self.label_smoothing:g}"
+                ),
+            ),
+            (
+                0 <= self.randaugment <= 1,
+                f"--qat-randaugment is a strength, 0 to 1, but got {self.randaugment:g}; 0.3 is mild",
+            ),
+            (
+                0 <= self.mixup < math.inf,
+                f"--qat-mixup must be at least 0, but got {self.mixup:g}; 0.2 is usual, and 0 mixes nothing",
+            ),
+        ):
+            if not is_met:
+                raise ConfigurationError(rule)
+
     @property
     def peak_learning_rate(self) -> float:
         return LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def decay(self) -> float:
+        """Of weights."""
+        return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
