@@ -28,7 +28,7 @@ from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, stage_folder, taught_os_errors
 from haqnas.search_data import Given
-from haqnas.settings import CompileOptions, Settings, hashed_settings, supernet_recipe_of
+from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
 from haqnas.stages import Report as Tell
@@ -216,12 +216,9 @@ def _hash(
 
 
 def _has_more_to_search(finished: Artifact, settings: Settings) -> bool:
-    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds.
-
-    Trials of shared weights that were trained are worth nothing to others: an artefact does not hold those weights.
-    """
+    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds."""
     search = finished.manifest.search
-    is_kept = (finished.directory / STUDY).exists() and not supernet_recipe_of(settings).trains
+    is_kept = (finished.directory / STUDY).exists()
     return search is not None and is_kept and is_cut_short(search, settings.time_budget_s)
 
 

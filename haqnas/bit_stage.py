@@ -44,6 +44,7 @@ from haqnas.space.outcome import SearchRecord
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 from haqnas.train.sensitivity_file import decode_sensitivity, encode_sensitivity
+from haqnas.train.supernet_file import weights_sha256
 
 if TYPE_CHECKING:
     from haqnas.bit_trials import Plan
@@ -190,7 +191,7 @@ def _searched(
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     is_joint = options.settings.architecture == AUTO
     budget = read_amounts(search) if is_joint else check_budgets(search)
-    network = _networks(options, given, work, note) if is_joint else None
+    network = _networks(options, given, work, cache_folder, versions, note) if is_joint else None
     path = work / "search.json"
     kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
@@ -213,7 +214,7 @@ def _searched(
         from haqnas.bit_trials import search_by_trials  # Optuna takes a second to import
 
         judge = make_judge(given, options.settings.seed, TRIAL_BATCHES)
-        plan = _plan(options, work)
+        plan = _plan(options, work, None if network is None else network.weights_sha256)
         joint = None
         if network is not None:
             from haqnas.joint_stage import Parts, play_jointly
@@ -238,23 +239,33 @@ class _Networks:
 
     space: ArchitectureSpace
     cut: Callable[[Architecture], GraphModule]
+    weights_sha256: str
 
 
-def _networks(options: Options, given: Given, work: Path, note: Note) -> _Networks:
-    from haqnas.joint_stage import networks_of, shared_weights
+def _networks(
+    options: Options,
+    given: Given,
+    work: Path,
+    cache_folder: Path,
+    versions: Mapping[str, str],
+    note: Note,
+) -> _Networks:
+    from haqnas.joint_stage import Training, networks_of, shared_weights
 
     settings = options.settings
     space = searched_space(given.canonical)
-    recipe = supernet_recipe_of(settings)
-    supernet = shared_weights(given, space, recipe, settings.seed, work, note)
-    return _Networks(space, networks_of(supernet, given))
+    training = Training(space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
+    supernet = shared_weights(given, training, work, note)
+    return _Networks(space, networks_of(supernet, given), weights_sha256(supernet))
 
 
-def _plan(options: Options, work: Path) -> "Plan":
+def _plan(options: Options, work: Path, weights: str | None) -> "Plan":
+    """`weights`: hash of those that the trials share, if any; trials of other ones are another study."""
     from haqnas.bit_trials import NUM_TRIALS, Plan
 
     settings = options.settings
     place = f"{socket.gethostname()}:{work.resolve()}"
+    name = f"{options.name} {work.name[:12]}"
     return Plan(
         strategies=strategies_of(settings),
         num_trials=NUM_TRIALS if settings.trials is None else settings.trials,
@@ -262,7 +273,7 @@ def _plan(options: Options, work: Path) -> "Plan":
         num_workers=settings.workers,
         url=settings.study,
         folder=work,
-        name=f"{options.name} {work.name[:12]}",
+        name=name if weights is None else f"{name} {weights[:12]}",
         owner=hashlib.sha256(place.encode()).hexdigest()[:12],
         seed=settings.seed,
     )

@@ -1,21 +1,25 @@
 """What a joint search of architecture and bits needs of a network: shared weights, prices of all, accuracy of any."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch.fx import GraphModule
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from haqnas.bit_prices import predict_program
 from haqnas.bit_search import DEFAULT_MAX_DROP, Note, Own, Search, describe_amount, problem_of
 from haqnas.bit_trials import Played
 from haqnas.codegen.lower import lower
 from haqnas.elastic_prices import ElasticPrices
-from haqnas.errors import InfeasibleBudgetError
-from haqnas.evaluate import dataset_length
+from haqnas.errors import ConfigurationError, InfeasibleBudgetError
+from haqnas.evaluate import dataset_length, probe_inputs
 from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable
+from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import Batch, calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
@@ -24,6 +28,8 @@ from haqnas.search.ilp import Budget, reach
 from haqnas.search_data import Given, Scorer, search_split
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.policy import Policy
+from haqnas.train.checkpoint import remove_damaged
+from haqnas.train.seeds import seeded
 from haqnas.train.sensitivity import Sensitivity
 from haqnas.train.supernet import Supernet, train_supernet
 from haqnas.train.supernet_file import load_supernet, save_supernet
@@ -35,26 +41,95 @@ STATISTICS_SAMPLES = 256  # that batch norms of a network are measured on
 Network = Callable[[Architecture], GraphModule]
 
 
-def shared_weights(
-    given: Given, space: ArchitectureSpace, recipe: SupernetRecipe, seed: int, work: Path, note: Note
-) -> Supernet:
-    """Weights for all architectures, trained by `recipe` on what the search is not judged on; kept in `work`.
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What shared weights follow from, beside what is given; finished ones are kept in `cache_folder`."""
 
+    space: ArchitectureSpace
+    recipe: SupernetRecipe
+    seed: int
+    versions: Mapping[str, str]
+    cache_folder: Path
+
+
+def shared_weights(given: Given, training: Training, work: Path, note: Note) -> Supernet:
+    """Weights for all architectures, trained on what the search is not judged on; `work` keeps them.
+
+    Trained ones are taken from the cache by whoever asks for the same, such as for another target. What `work` holds
+    beside them stays true to its own.
     Raises ConfigurationError where there is no training data, but some is needed.
     """
     path = work / "supernet.npz"
-    if path.exists():
-        return load_supernet(path, given.canonical)
-    data = given.train_data
-    if data is not None:
-        judged_on = set(search_split(data, seed).indices)
+    if not path.exists():
+        recipe, data = training.recipe, given.train_data
+        if not recipe.trains or data is None:
+            supernet = train_supernet(
+                given.canonical, training.space, None, given.batches, recipe, training.seed
+            )
+        else:
+            supernet = _trained(given, training, data, note)
+        save_supernet(supernet, path)
+    return load_supernet(path, given.canonical)
+
+
+def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -> Supernet:
+    """Those of the cache, else new ones, which are kept there; an unfinished training goes on."""
+    key = _key(given, training, data)
+    folder = training.cache_folder / "supernets" / key[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, checkpoint = folder / "weights.npz", folder / "training.pt"
+    with _alone(folder / "lock", note):
+        kept = _read(weights, given)
+        if kept is not None:
+            note(f"supernet: trained before ({kept.training.epochs:.4g} epochs)")
+            return kept
+        remove_damaged(checkpoint)
+        judged_on = set(search_split(data, training.seed).indices)
         length = dataset_length(data, "train_data")
-        data = Subset(data, [index for index in range(length) if index not in judged_on])
-    supernet = train_supernet(
-        given.canonical, space, data, given.batches, recipe, seed, work / "supernet.pt", note
+        supernet = train_supernet(
+            given.canonical,
+            training.space,
+            Subset(data, [index for index in range(length) if index not in judged_on]),
+            *(given.batches, training.recipe, training.seed, checkpoint, note),
+        )
+        save_supernet(supernet, weights)
+        checkpoint.unlink(missing_ok=True)
+        return supernet
+
+
+def _key(given: Given, training: Training, data: Dataset[Any]) -> str:
+    """Of all that trained weights follow from; a few samples stand for the data."""
+    with seeded(training.seed, 0):  # training data may change from read to read
+        probes = probe_inputs(data, "train_data", given.example_inputs)
+    settings = {
+        "knobs": [asdict(knob) for knob in training.space.knobs],
+        "recipe": asdict(training.recipe),
+        "seed": training.seed,
+        "train_length": dataset_length(data, "train_data"),
+        "versions": dict(training.versions),
+    }
+    return hash_request(
+        given.canonical, [*(part for batch in given.batches for part in batch), *probes], settings
     )
-    save_supernet(supernet, path)
-    return supernet
+
+
+def _read(path: Path, given: Given) -> Supernet | None:
+    try:
+        return load_supernet(path, given.canonical)
+    except ConfigurationError:
+        return None  # none there, or damaged
+
+
+@contextmanager
+def _alone(path: Path, note: Note) -> Iterator[None]:
+    """Hold the lock: two commands at a time, for two targets, train once. A killed process lets go of it."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("supernet: another haqnas trains these weights; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def networks_of(supernet: Supernet, given: Given) -> Network:

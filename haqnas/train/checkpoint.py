@@ -59,8 +59,11 @@ def write_checkpoint(
         partial.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, request: str = "") -> Saved | None:
-    """None where there is none; raises ConfigurationError for a file that is damaged, or of another request."""
+def read_checkpoint(path: Path, request: str | None = "") -> Saved | None:
+    """None where there is none; raises ConfigurationError for a file that is damaged, or of another request.
+
+    `request`: None for any.
+    """
     if not path.exists():
         return None
     try:
@@ -69,9 +72,17 @@ def read_checkpoint(path: Path, request: str = "") -> Saved | None:
         raise ConfigurationError(
             f"the checkpoint {path} is damaged ({type(error).__name__}); run the same again with --fresh, or remove it"
         ) from error
-    if saved.content.get("request", "") != request:
+    if request is not None and saved.content.get("request", "") != request:
         raise ConfigurationError(
             f"the checkpoint {path} is of another training: network, space, recipe, seed or data differ; remove it, or "
             "give the path of another one"
         )
     return saved
+
+
+def remove_damaged(path: Path) -> None:
+    """Take away a file that no checkpoint can be read from, so that its training begins anew."""
+    try:
+        read_checkpoint(path, None)
+    except ConfigurationError:
+        path.unlink()

@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule
 
 from haqnas.errors import ConfigurationError
-from haqnas.graph.digest import add_graph
+from haqnas.graph.digest import add_graph, add_tensor
 from haqnas.rewrite.elastic import read_structure
 from haqnas.rewrite.shared import normed_layers, share_weights
 from haqnas.space.architecture import ArchitectureKnob, ArchitectureSpace, KnobKind
@@ -48,7 +48,8 @@ def load_supernet(path: Path, canonical: GraphModule) -> Supernet:
     Raises ConfigurationError for a file that is missing or damaged, and for another network.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open that it opened itself and cannot read
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         document = json.loads(arrays.pop(DOCUMENT).tobytes())
         network, schema = document["network_sha256"], document["schema"]
@@ -67,6 +68,15 @@ def load_supernet(path: Path, canonical: GraphModule) -> Supernet:
     shared = share_weights(canonical, space, unmeasured)
     shared.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     return Supernet(read_structure(canonical, space), shared, training)
+
+
+def weights_sha256(supernet: Supernet) -> str:
+    """Of the shared weights; two trainings that end by time give others."""
+    digest = hashlib.sha256()
+    for name, value in supernet.shared.state_dict().items():
+        digest.update(name.encode())
+        add_tensor(digest, value)
+    return digest.hexdigest()
 
 
 def _knob(name: str, kind: str, layers: list[str], choices: list[int]) -> ArchitectureKnob:
