@@ -37,8 +37,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/haqnas compile examples/digits.py --target arm-cpu -o $(DEMO)/arm-cpu
 	$(BIN)/haqnas compile examples/digits.py --target host -o $(DEMO)/host
-	$(BIN)/haqnas compile examples/digits.py --target arm-cpu --architecture auto --supernet-time 20s --latency-budget 70% \
-	  --trials 60 --qat-epochs 15 -o $(DEMO)/searched
+	$(BIN)/haqnas compile examples/digits.py --target arm-cpu --architecture auto --supernet-epochs 150 --latency-budget 70% \
+	  --trials 60 --qat-epochs 60 -o $(DEMO)/searched
 	$(BIN)/python examples/evaluate_binary.py examples/digits.py $(DEMO)/arm-cpu $(DEMO)/host $(DEMO)/searched
 	@$(BIN)/haqnas report $(DEMO)/searched | sed 's/^/report: /'
 
