@@ -25,7 +25,7 @@ from haqnas.bit_search import (
     search_bits,
 )
 from haqnas.budgets import Limit
-from haqnas.elastic_prices import Price, price_space
+from haqnas.elastic_prices import ElasticPrices, Price, price_space
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
@@ -35,9 +35,10 @@ from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
+from haqnas.search.ilp import Budget
 from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
 from haqnas.settings import supernet_recipe_of
-from haqnas.space.architecture import Architecture, ArchitectureSpace
+from haqnas.space.architecture import Architecture
 from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
 from haqnas.space.outcome import SearchRecord
@@ -191,7 +192,10 @@ def _searched(
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     is_joint = options.settings.architecture == AUTO
     budget = read_amounts(search) if is_joint else check_budgets(search)
-    network = _networks(options, given, work, cache_folder, versions, note) if is_joint else None
+    network = None
+    if is_joint:
+        space_prices = _elastic_prices(given, priced.found, price, budget, note)
+        network = _networks(options, given, space_prices, work, cache_folder, versions, note)
     path = work / "search.json"
     kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
@@ -219,10 +223,11 @@ def _searched(
         if network is not None:
             from haqnas.joint_stage import Parts, play_jointly
 
-            elastic = price_space(given.canonical, network.space, priced.found, price, note)
-            search = replace(search, space=restricted(space, elastic.refused))
+            search = replace(search, space=restricted(space, network.prices.refused))
             scorer = make_scorer(given, options.settings.seed, TRIAL_BATCHES)
-            parts = Parts(search, budget, sensitivity, elastic, network.cut, scorer, _price_batch(given))
+            parts = Parts(
+                *(search, budget, sensitivity, network.prices, network.cut, scorer, _price_batch(given))
+            )
             joint = play_jointly(parts, plan.num_trials)
         found = search_by_trials(search, budget, sensitivity, judge, plan, note, joint)
     chosen = Chosen(
@@ -235,16 +240,29 @@ def _searched(
 
 @dataclass(frozen=True, slots=True)
 class _Networks:
-    """The architectures that may be chosen, and what cuts one out of the shared weights."""
+    """The architectures that may be chosen, with their prices, and what cuts one out of the shared weights."""
 
-    space: ArchitectureSpace
+    prices: ElasticPrices
     cut: Callable[[Architecture], GraphModule]
     weights_sha256: str
+
+
+def _elastic_prices(
+    given: Given, whole: BitPrices, price: Price, budget: Budget, note: Note
+) -> ElasticPrices:
+    """Of all architectures that the budget leaves."""
+    from haqnas.joint_goal import what_limits_need
+
+    prices = price_space(given.canonical, searched_space(given.canonical), whole, price, note)
+    left = what_limits_need(prices, budget)
+    note(f"the budget leaves {left.space.size:,} of {prices.space.size:,} architectures")
+    return left
 
 
 def _networks(
     options: Options,
     given: Given,
+    prices: ElasticPrices,
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
@@ -253,10 +271,9 @@ def _networks(
     from haqnas.joint_stage import Training, networks_of, shared_weights
 
     settings = options.settings
-    space = searched_space(given.canonical)
-    training = Training(space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
+    training = Training(prices.space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
     supernet = shared_weights(given, training, work, note)
-    return _Networks(space, networks_of(supernet, given), weights_sha256(supernet))
+    return _Networks(prices, networks_of(supernet, given), weights_sha256(supernet))
 
 
 def _plan(options: Options, work: Path, weights: str | None) -> "Plan":

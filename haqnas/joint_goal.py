@@ -10,13 +10,15 @@ from haqnas.elastic_prices import ElasticPrices
 from haqnas.pricing import Cost, LayerPrices
 from haqnas.quantspec import QuantSpec
 from haqnas.search.critic import Action
-from haqnas.search.ilp import Problem, reach
+from haqnas.search.ilp import Budget, Problem, reach
 from haqnas.search.study import Decision
 from haqnas.space.architecture import Architecture, ArchitectureKnob, KnobKind
+from haqnas.space.knobs import WIDEST
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
 ARCH, QUANT = "ARCH", "QUANT"  # the agents
+ROOM = 0.8  # of a limit, that the least architecture at 8 bits takes at most
 KEPT = 4096  # architectures whose costs are kept: strategies ask for those of neighbours again and again
 
 
@@ -103,9 +105,28 @@ class JointGoal(Goal):
         return costs
 
 
+def what_limits_need(elastic: ElasticPrices, limits: Budget) -> ElasticPrices:
+    """The prices of a space without architectures far below the limits; all of it where nothing is limited.
+
+    A quarter, half or three quarters of each knob's smaller choices are open: the fewest of which the least
+    architecture, at 8 bits, has some room below the limits. What is smaller would be trained for nothing, at the cost
+    of what may be chosen (docs/architecture-space.md has the experiment).
+    """
+    if limits.latency is None and limits.size_bytes is None:
+        return elastic
+    for share in (0.25, 0.5, 0.75):
+        space = elastic.space.opened(dict.fromkeys(KnobKind, share))
+        found = elastic.of(space.least)
+        size_bytes = found.fixed_bytes + sum(row[WIDEST] for row in found.sizes.values())
+        latency = found.prices.price(Policy(WIDEST), found.model)
+        if max(excess(latency, limits.latency), excess(size_bytes, limits.size_bytes)) <= ROOM:
+            return replace(elastic, space=space)
+    return elastic
+
+
 def is_reachable(goal: JointGoal) -> bool:
     """Whether the least architecture at some bits is within the limits."""
-    least = goal.problem_at(Architecture({knob.name: knob.choices[-1] for knob in goal.shapes}))
+    least = goal.problem_at(goal.elastic.space.least)
     spans = reach(least)
     return (
         max(

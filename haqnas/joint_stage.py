@@ -195,7 +195,7 @@ def _own(network: GraphModule, policy: Policy, parts: Parts) -> Own:
 
 
 def _refusal(goal: JointGoal, search: Search) -> str:
-    least = goal.problem_at(Architecture({knob.name: knob.choices[-1] for knob in goal.shapes}))
+    least = goal.problem_at(goal.elastic.space.least)
     spans, unit = reach(least), search.prices.unit
     latency, size = spans.latency[0], spans.size_bytes[0]
     share = latency / goal.int8_latency

@@ -76,6 +76,11 @@ class ArchitectureSpace:
         """The network as it is."""
         return Architecture({knob.name: knob.choices[0] for knob in self.knobs})
 
+    @property
+    def least(self) -> Architecture:
+        """The last choice of every knob."""
+        return Architecture({knob.name: knob.choices[-1] for knob in self.knobs})
+
     def bounded(self, least: Mapping[str, int]) -> "ArchitectureSpace":
         """The space without choices below `least`, by globs of knobs' names; a knob with one choice left is none.
 
@@ -95,6 +100,20 @@ class ArchitectureSpace:
         kept = [
             replace(knob, choices=tuple(choice for choice in knob.choices if choice >= bound))
             for knob, bound in bounds.items()
+        ]
+        return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
+
+    def opened(self, shares: Mapping[KnobKind, float]) -> "ArchitectureSpace":
+        """The space with a share, 0 to 1, of the smaller choices of each kind, the greater ones first; without one all.
+
+        A knob with one choice left is none.
+        """
+        kept = [
+            replace(
+                knob,
+                choices=knob.choices[: 1 + math.ceil(shares.get(knob.kind, 1.0) * (len(knob.choices) - 1))],
+            )
+            for knob in self.knobs
         ]
         return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
 

@@ -7,7 +7,6 @@ Resolutions are open from the start.
 
 import math
 import zlib
-from dataclasses import replace
 
 import numpy as np
 
@@ -23,7 +22,7 @@ def openings(space: ArchitectureSpace) -> tuple[ArchitectureSpace, ...]:
     for kind in ORDER:
         for share in (0.5, 1.0):
             shares[kind] = share
-            opened = _opened(space, shares)
+            opened = space.opened(shares)
             if not found or opened != found[-1]:
                 found.append(opened)
     return tuple(found)
@@ -37,22 +36,13 @@ def space_at(space: ArchitectureSpace, progress: float, shrinking: float) -> Arc
     return stages[math.floor(progress / shrinking * (len(stages) - 1))]
 
 
-def _opened(space: ArchitectureSpace, shares: dict[KnobKind, float]) -> ArchitectureSpace:
-    knobs = [
-        replace(knob, choices=knob.choices[: 1 + math.ceil(shares[knob.kind] * (len(knob.choices) - 1))])
-        for knob in space.knobs
-    ]
-    return ArchitectureSpace(tuple(knob for knob in knobs if len(knob.choices) > 1))
-
-
 def sandwich(
     space: ArchitectureSpace, seed: int, step: int, num_random: int, has_largest: bool = True
 ) -> tuple[Architecture, ...]:
     """The networks of a step, each once: the largest first, unless left out, the smallest, `num_random` drawn ones."""
-    smallest = Architecture({knob.name: knob.choices[-1] for knob in space.knobs})
     drawn = [draw(space, seed, step * num_random + number) for number in range(num_random)]
     unlike = [space.identity] if has_largest else []
-    for candidate in (smallest, *drawn):
+    for candidate in (space.least, *drawn):
         if candidate not in unlike:
             unlike.append(candidate)
     return tuple(unlike)

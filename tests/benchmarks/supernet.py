@@ -1,8 +1,10 @@
 """Shared weights, trained in several ways: accuracy of the largest, the smallest and of drawn networks on val_data.
 
     python -m tests.benchmarks.supernet examples/digits.py --epochs 4
+    python -m tests.benchmarks.supernet examples/digits.py --epochs 4 --share 0.5
 
-Each row changes one thing. Drawn networks are the same for all rows; none is trained on its own.
+Each row changes one thing. Drawn networks are the same for all rows; none is trained on its own. With `--share` they
+are of the part of the space that has only such a share of the smaller choices, trained as a part of all, and alone.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from haqnas.graph.load import load_model
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.options import split_model
-from haqnas.space.architecture import Architecture
+from haqnas.space.architecture import KnobKind
 from haqnas.space.elastic import searched_space
 from haqnas.train.sandwich import draw
 from haqnas.train.score import score_top1
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--drawn", type=int, default=8)
+    parser.add_argument("--share", type=float, default=1.0, help="of the smaller choices of each knob")
     parser.add_argument("--val-samples", type=int, default=1000)
     options = parser.parse_args()
     path, builder = split_model(options.model)
@@ -66,20 +69,24 @@ def main() -> None:
     train_data, val_data = loaded.train_data(), loaded.val_data()
     canonical = normalise(trace(loaded.model, loaded.example_inputs))
     space = searched_space(canonical)
-    smallest = Architecture({knob.name: knob.choices[-1] for knob in space.knobs})
-    networks = [space.identity, smallest]
-    networks += [draw(space, DRAW_SEED, number) for number in range(options.drawn)]
+    part = space.opened(dict.fromkeys(KnobKind, options.share))
+    networks = [space.identity, part.least]
+    networks += [draw(part, DRAW_SEED, number) for number in range(options.drawn)]
     count = min(options.val_samples, len(val_data))
     judged = Subset(val_data, [index * len(val_data) // count for index in range(count)])
     samples = torch.stack([train_data[index][0] for index in range(min(STATISTICS_SAMPLES, len(train_data)))])
     batches = [(samples,)]
     print(f"top-1 on {count} of val_data, {len(options.seeds)} seeds, {options.epochs:g} epochs")
     print("| training | largest | smallest | drawn | seconds |\n|---|---|---|---|---|")
-    for name, recipe in variants(options.epochs).items():
+    rows = [(name, space, recipe) for name, recipe in variants(options.epochs).items()]
+    if options.share < 1:
+        recipe = SupernetRecipe(epochs=options.epochs)
+        rows = [("of all choices", space, recipe), (f"of {options.share:.0%} of the choices", part, recipe)]
+    for name, trained, recipe in rows:
         scores: list[list[float]] = []
         times_s: list[float] = []
         for seed in options.seeds:
-            supernet = train_supernet(canonical, space, train_data, batches, recipe, seed)
+            supernet = train_supernet(canonical, trained, train_data, batches, recipe, seed)
             row = [score_top1(supernet.cut(one, batches), judged, SCORE_BATCH_SIZE) for one in networks]
             scores.append([row[0], row[1], statistics.mean(row[2:])])
             times_s.append(supernet.training.time_s)
