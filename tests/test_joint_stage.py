@@ -21,7 +21,7 @@ from haqnas.errors import ConfigurationError, InfeasibleBudgetError
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.hardware import profile_path
-from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable
+from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable, what_limits_need
 from haqnas.latency_table import read_table
 from haqnas.quantspec import QuantSpec
 from haqnas.search.ilp import Budget, Problem
@@ -128,6 +128,26 @@ def test_prices_of_actions_are_those_of_the_architecture_and_its_bits(elastic):
         assert set(policy.layers) == set(found.prices.layers)
         assert goal.latency(action) == pytest.approx(found.prices.price(policy, found.model))
         assert goal.joint_action(architecture, policy)[: len(goal.shapes)] == action[: len(goal.shapes)]
+
+
+def test_a_budget_closes_what_is_far_below_it(elastic):
+    """The fewest of a quarter, half, three quarters, all of the smaller choices that leave something within."""
+    _, prices = elastic
+    whole = prices.of(Architecture())
+    uniform = Policy(WIDEST)
+    int8 = whole.prices.price(uniform, whole.model)
+    sizes = []
+    for share in (2.0, 0.7, 0.5, 0.1):
+        kept = what_limits_need(prices, Budget(latency=share * int8))
+        sizes.append(kept.space.size)
+        found = kept.of(kept.space.least)
+        is_within = found.prices.price(uniform, found.model) <= 0.8 * share * int8
+        assert is_within or kept.space == prices.space
+        assert kept.space.identity == prices.space.identity
+    assert sizes == sorted(sizes)
+    assert 1 < sizes[0] < sizes[-1] == prices.space.size
+    assert what_limits_need(prices, Budget()) is prices
+    assert what_limits_need(prices, Budget(size_bytes=1)) is prices
 
 
 def test_a_warm_start_is_within_budget_and_holds_several_architectures(elastic):

@@ -32,6 +32,13 @@ def test_a_space_without_its_least_choices():
         SPACE.bounded({"depth:*": 1})
 
 
+def test_a_space_opens_by_shares_of_its_smaller_choices():
+    half = SPACE.opened({KnobKind.WIDTH: 0.5, KnobKind.KERNEL: 0.0})
+    assert [(knob.name, knob.choices) for knob in half.knobs] == [("width:a", (32, 24))]
+    assert SPACE.opened({}) == SPACE == SPACE.opened(dict.fromkeys(KnobKind, 1.0))
+    assert dict(SPACE.opened({KnobKind.WIDTH: 0.1}).least.choices) == {"width:a": 24, "kernel:b": 3}
+
+
 @pytest.mark.parametrize("choices", [{}, {"width:a": 16}, {"width:a": 24, "kernel:b": 3}])
 def test_json_round_trip(choices):
     candidate = Architecture(choices)
