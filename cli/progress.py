@@ -1,4 +1,4 @@
-"""Progress of a compilation on stderr: a bar where there is a terminal, else one plain line a stage."""
+"""Progress of a compilation on stderr: with a terminal a bar, and a table of a search, else one plain line a stage."""
 
 import sys
 import time
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
 if TYPE_CHECKING:
     from haqnas.api import Progress
+    from haqnas.search.state import SearchState
 
 
 @contextmanager
@@ -21,16 +24,44 @@ def show_progress(is_quiet: bool) -> Iterator["Callable[[Progress], None] | None
     if is_quiet:
         yield None
     elif sys.stderr.isatty():
-        with _bar() as bar:
-            task = bar.add_task("start", total=None, note="")
-            yield lambda step: bar.update(
-                task, total=step.total, completed=step.index, description=step.stage, note=step.note
-            )
+        console = Console(stderr=True)
+        bar = _bar(console)
+        task = bar.add_task("start", total=None, note="")
+        with Live(bar, console=console) as live:
+
+            def show(step: "Progress") -> None:
+                note = step.note if step.search is None else ""
+                bar.update(task, total=step.total, completed=step.index, description=step.stage, note=note)
+                live.update(bar if step.search is None else Group(bar, search_table(step.search)))
+
+            yield show
     else:
         yield _LinePrinter(time.monotonic())
 
 
-def _bar() -> Bar:
+def search_table(state: "SearchState") -> Table:
+    """The trials so far, the best of them, what its agents had of it, and the time that is left."""
+    best = state.best
+    trials = f"{state.num_done} of {state.num_trials}"
+    columns = {
+        "strategy": state.strategy,
+        "trials": trials if state.num_failed == 0 else f"{trials}, {state.num_failed} failed",
+        "best accuracy": "-" if best is None else f"{best.accuracy:.2%}",
+        "drop": "-" if best is None else f"{best.drop:.2%}",
+        "latency, of int8": "-" if best is None else f"{best.latency_share:.1%}",
+        **(
+            {} if best is None else {f"credit {name}": f"{value:+.3g}" for name, value in best.credit.items()}
+        ),
+        "left": "-" if state.left_s is None else f"{state.left_s:.0f} s",
+    }
+    table = Table(box=None, padding=(0, 2))
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_row(*columns.values())
+    return table
+
+
+def _bar(console: Console) -> Bar:
     return Bar(
         TextColumn("{task.description:>9}"),
         BarColumn(),
@@ -39,7 +70,7 @@ def _bar() -> Bar:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console,
     )
 
 

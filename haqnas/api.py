@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,6 +28,7 @@ from haqnas.profiler import Profiled, profile
 from haqnas.profiling import Network
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, open_output, stage_folder, taught_os_errors
+from haqnas.search.state import SearchState
 from haqnas.search_data import Given
 from haqnas.settings import CompileOptions, Settings, hashed_settings
 from haqnas.space.policy import Policy
@@ -94,9 +96,7 @@ def compile(
                 *(model, canonical, example_inputs, batches, samples.source, train_data, evaluate),
                 ptq=settings.ptq,
             )
-            chosen = choose_bits(
-                checked, policy, data, work, cache_folder, versions, lambda note: report("bits", note)
-            )
+            chosen = choose_bits(checked, policy, data, work, cache_folder, versions, partial(report, "bits"))
             timings = _timings(checked, versions, cache_folder)
 
             def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
@@ -157,9 +157,9 @@ class _Reporter:
     def __init__(self, callback: Report | None) -> None:
         self._callback = callback
 
-    def __call__(self, stage: str, note: str) -> None:
+    def __call__(self, stage: str, note: str, search: SearchState | None = None) -> None:
         if self._callback is not None:
-            self._callback(Progress(stage, STAGES.index(stage), len(STAGES), note))
+            self._callback(Progress(stage, STAGES.index(stage), len(STAGES), note, search=search))
 
     def done(self, note: str) -> None:
         if self._callback is not None:

@@ -36,6 +36,7 @@ from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.search.ilp import Budget
+from haqnas.search.state import Tell
 from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
 from haqnas.settings import supernet_recipe_of
 from haqnas.space.architecture import Architecture
@@ -125,7 +126,7 @@ def choose_bits(
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
-    note: Note,
+    note: Tell,
 ) -> Chosen:
     """The bits of every layer; `policy` is what the user gave. What a search found is kept in `work`.
 
@@ -178,7 +179,7 @@ def _searched(
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
-    note: Note,
+    note: Tell,
 ) -> Chosen:
     def simulate(policy: Policy) -> GraphModule:
         return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))

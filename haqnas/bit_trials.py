@@ -1,18 +1,19 @@
 """Bits by trials: a strategy proposes policies, their accuracy is read, and a study keeps how each of them did."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from haqnas.bit_goal import Goal, first_actions, is_within, make_goal
-from haqnas.bit_search import ILP, Found, Judge, Note, Own, Search, describe, excess, lowered, search_bits
+from haqnas.bit_search import ILP, Found, Judge, Own, Search, describe, excess, lowered, search_bits
 from haqnas.errors import ConfigurationError, InfeasibleBudgetError, error_class
 from haqnas.search.critic import Action, Heads
 from haqnas.search.ilp import Budget
 from haqnas.search.play import Game, Result, Stop, best_of, credit_of, trials_of
+from haqnas.search.state import Best, SearchState, Tell
 from haqnas.search.strategy import Task
 from haqnas.search.study import JOURNAL, Facts, Place, Record, Study, heads_of
 from haqnas.search.workers import interruptible, play_all
@@ -60,7 +61,7 @@ class _Given:
     sensitivity: Sensitivity
     judge: Judge
     plan: Plan
-    note: Note
+    tell: Tell
     played: Played
     heads: Heads
     float_score: float
@@ -88,7 +89,7 @@ def search_by_trials(
     sensitivity: Sensitivity,
     judge: Judge,
     plan: Plan,
-    note: Note,
+    tell: Tell,
     joint: Played | None = None,
 ) -> Found:
     """The best policy of the first strategy's trials, and how the others did; `joint`: of more than bits.
@@ -99,9 +100,9 @@ def search_by_trials(
     played = joint or play_bits(search, budget, sensitivity, judge, plan)
     goal = played.goal
     if not goal.decisions():
-        return search_bits(search, budget, sensitivity, judge, note)  # there is nothing to choose
+        return search_bits(search, budget, sensitivity, judge, tell)  # there is nothing to choose
     given = _Given(
-        *(search, budget, sensitivity, judge, plan, note, played),
+        *(search, budget, sensitivity, judge, plan, tell, played),
         heads=heads_of(goal.decisions(), goal.pairs),
         float_score=judge.float_score(),  # before workers are forked
     )
@@ -109,7 +110,7 @@ def search_by_trials(
     place = Place(plan.folder / JOURNAL, plan.url, plan.owner)
     found: list[tuple[Found | None, Compared]] = []
     studies: list[Study] = []
-    with interruptible(note) as is_interrupted:
+    with interruptible(tell) as is_interrupted:
         for strategy in plan.strategies:
             if strategy == ILP:
                 found.append(_by_ilp(given))
@@ -145,7 +146,7 @@ def _deadline(study: Study, plan: Plan, end_s: float | None, num_left: int) -> f
 
 def _by_ilp(given: _Given) -> tuple[Found, Compared]:
     started_s = time.monotonic()
-    found = search_bits(given.search, given.budget, given.sensitivity, given.judge, given.note)
+    found = search_bits(given.search, given.budget, given.sensitivity, given.judge, given.tell)
     record = found.record
     drop = given.judge.drop_of(found.policy) if record.drop is None else record.drop
     row = Compared(
@@ -168,7 +169,7 @@ def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[
         *(strategy, task, plan.seed, "ptq", _known(given), _evaluate(given)),
         begin_worker=lambda: torch.set_num_threads(1),  # the pool of threads does not survive a fork
     )
-    tell = _teller(given, strategy, study.records())
+    tell = _teller(given, strategy, study.records(), stop.deadline_s)
     records, stopped = play_all(study, game, plan.num_workers, stop, tell)
     num_failed = sum(record.state == "failed" for record in records)
     row = Compared(
@@ -259,28 +260,35 @@ def _best_within(given: _Given, records: tuple[Record, ...]) -> tuple[Record, Po
     return min(over, key=lambda one: one[0])[1]
 
 
-def _teller(given: _Given, strategy: str, before: tuple[Record, ...]) -> Callable[[tuple[Record, ...]], None]:
-    """Notes the best so far, how far the search is, and what it will still take."""
+def _teller(
+    given: _Given, strategy: str, before: tuple[Record, ...], deadline_s: float | None
+) -> Callable[[tuple[Record, ...]], None]:
+    """Tells the best so far, how far the search is, and what it will still take."""
     started_s = time.monotonic()
     num_before = sum(record.is_finished for record in before)
     total = given.plan.num_trials
 
+    def left_s(num: int) -> float | None:
+        now_s = time.monotonic()
+        if num == num_before:
+            return None
+        by_trials = (now_s - started_s) / (num - num_before) * (total - num)
+        return by_trials if deadline_s is None else max(0.0, min(by_trials, deadline_s - now_s))
+
     def tell(records: tuple[Record, ...]) -> None:
         num = sum(record.is_finished for record in records)
-        new = num - num_before
-        left = f", about {(time.monotonic() - started_s) / new * (total - num):.0f} s left" if new else ""
-        given.note(f"{strategy}: trial {num} of {total}, {_described_best(best_of(records))}{left}")
+        num_failed = sum(record.state == "failed" for record in records)
+        state = SearchState(strategy, num, num_failed, total, left_s(num), _told(best_of(records)))
+        given.tell(state.describe(), state)
 
     return tell
 
 
-def _described_best(best: Record | None) -> str:
+def _told(best: Record | None) -> Best | None:
     if best is None:
-        return "none succeeded yet"
-    credit: Mapping[str, float] = best.facts.get("credit", {})
-    agent = max(credit, key=lambda name: abs(credit[name]), default=None)
-    by = "" if agent is None else f" (most by {agent}: {credit[agent]:+.3g})"
-    return f"best drop {best.facts['drop']:.2%} at {best.facts['latency_share']:.1%} of the latency{by}"
+        return None
+    facts = best.facts
+    return Best(facts["accuracy"], facts["drop"], facts["latency_share"], facts.get("credit", {}))
 
 
 def _journal(plan: Plan, studies: list[Study]) -> Path | None:

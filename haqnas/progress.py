@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from haqnas.search.state import SearchState
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """A stage begins: number `index` of `total`; `index == total` says that all is done.
 
-    `is_even`: stages take about as long as each other, so that what is left can be told.
+    `is_even`: stages take about as long as each other, so that what is left can be told. `search`: how far its trials
+    are, where it makes some.
     """
 
     stage: str
@@ -17,6 +20,7 @@ class Progress:
     total: int
     note: str
     is_even: bool = False
+    search: SearchState | None = None
 
 
 Report: TypeAlias = Callable[[Progress], None]

@@ -54,7 +54,7 @@ def caches(tmp_path_factory):
 def choose(digits, caches, tmp_path):
     """choose_bits with options, by the table of the target."""
 
-    def call(given=digits, work=tmp_path, note=lambda _: None, **options):
+    def call(given=digits, work=tmp_path, note=lambda *_: None, **options):
         checked = check_options("digits", Settings(target=TARGET, device="table", **options))
         policy = given_policy(checked, given.canonical)
         work.mkdir(exist_ok=True)

@@ -55,7 +55,7 @@ class Made:
         plan = Plan(strategies, 30, None, 1, None, self.folder, "net", "tests", 0)
         return replace(plan, **changes)
 
-    def find(self, plan, budget=None, drop=None, note=lambda _: None):
+    def find(self, plan, budget=None, drop=None, note=lambda *_: None):
         judge = Judge(drop or self.drop, lambda: 0.9, "made-up samples")
         return search_by_trials(self.search, budget or Budget(), self.sensitivity, judge, plan, note)
 
@@ -166,12 +166,14 @@ def test_where_programs_take_more_than_their_layers_the_budget_is_still_met(monk
 
 
 def test_notes_tell_the_best_so_far_and_the_time_left(made):
-    notes = []
-    made.find(made.plan("marl"), made.budget(0.5), note=notes.append)
-    assert len(notes) == 30
-    assert notes[-1].startswith("marl: trial 30 of 30, best drop ")
-    assert "% of the latency (most by " in notes[-1]
-    assert notes[-1].endswith("about 0 s left")
+    told = []
+    found = made.find(made.plan("marl"), made.budget(0.5), note=lambda *of: told.append(of))
+    assert [state.num_done for _, state in told] == list(range(1, 31))
+    line, last = told[-1]
+    assert (last.strategy, last.num_trials, last.num_failed, last.left_s) == ("marl", 30, 0, 0.0)
+    assert last.best.drop == found.record.drop
+    assert dict(last.best.credit).keys() == dict(found.record.credit).keys()
+    assert line == last.describe()
 
 
 # Ends

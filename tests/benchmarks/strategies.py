@@ -60,7 +60,7 @@ def search(given: Given, strategy: str, seed: int, options: argparse.Namespace):
     policy = given_policy(checked, given.canonical)
     with tempfile.TemporaryDirectory() as work:
         return choose_bits(
-            checked, policy, given, Path(work), default_cache_folder(), read_versions(), lambda _: None
+            checked, policy, given, Path(work), default_cache_folder(), read_versions(), lambda *_: None
         )
 
 
