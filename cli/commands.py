@@ -1,22 +1,13 @@
-"""The commands: they read options, call the library, and print. No logic of their own."""
+"""The group of commands, and `compile`. Commands read options, call the library, and print: no logic of their own."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from haqnas.cli.inspection import inspect_sensitivity, inspect_space, inspection_document, print_inspection
 from haqnas.cli.progress import show_progress
-from haqnas.cli.render import (
-    comparison_rows,
-    latency_rows,
-    print_compared,
-    print_json,
-    print_lines,
-    summarise,
-    summary_document,
-)
+from haqnas.cli.render import print_compared, print_json, print_lines, summarise, summary_document
+from haqnas.cli.results import print_results, result_document
 
 EXIT_MISSED = 3  # done, but a constraint is missed
 
@@ -55,6 +46,13 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def refuse_together(**options: object) -> None:
+    """Raise a usage error where more than one of `options` is given (is not None)."""
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} do not go together; give one of them")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="haqnas")
 def group() -> None:
@@ -64,7 +62,12 @@ def group() -> None:
 @group.command("compile")
 @click.argument("model", metavar="MODEL[:BUILDER]")
 @click.option(
-    "--target", default="host", show_default=True, help="A name from `haqnas targets`, or a profile.toml."
+    "--target",
+    "targets",
+    multiple=True,
+    default=("host",),
+    show_default=True,
+    help="A name from `haqnas targets`, or a profile.toml; several times: an artefact for each, in DIR/TARGET.",
 )
 @click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
@@ -229,15 +232,19 @@ def group() -> None:
 @click.option("--fresh", is_flag=True, help="Do not go on from an earlier run in DIR.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress.")
-def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **options: Any) -> int:
+def compile_command(
+    model: str, output: Path, targets: tuple[str, ...], is_json: bool, quiet: bool, **options: Any
+) -> int:
     """Compile MODEL, a Python file with build_model() and example_inputs(), into DIR.
 
     The same command again goes on where it stopped. Exit code 3: the artefact is there, but misses a budget.
     """
+    if len(targets) > 1:
+        return _compile_for_targets(model, output, targets, is_json, quiet, **options)
     from haqnas.api import compile_file
 
     with show_progress(quiet) as progress:  # the options have the names of haqnas.settings
-        artifact = compile_file(model, output=output, progress=progress, **options)
+        artifact = compile_file(model, output=output, target=targets[0], progress=progress, **options)
     missed = artifact.manifest.missed
     if is_json:
         print_json({**summary_document(artifact), "ok": not missed})
@@ -247,147 +254,25 @@ def compile_command(model: str, output: Path, is_json: bool, quiet: bool, **opti
     return EXIT_MISSED if missed else 0
 
 
-@group.command("verify")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@device_option
-@json_option
-def verify_command(directory: Path, device: str | None, is_json: bool) -> None:
-    """Prove the artefact DIR: its files, its integer reference, its binary."""
-    from haqnas.artifact import verify
-
-    checks = verify(directory, device)
-    if is_json:
-        print_json({"artifact": str(directory), "checks": [asdict(check) for check in checks]})
-    else:
-        print_lines((f"{check.name}: {check.result}", check.detail) for check in checks)
-
-
-@group.command("bench")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@device_option
-@click.option(
-    "--precision",
-    metavar="SHARE",
-    callback=read_share,
-    help="Measure until the 95 % interval of the median is so narrow to each side: 1% (the default) or 0.01.",
-)
-@click.option(
-    "--time-limit",
-    "limit_s",
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Stop then, precise or not.",
-)
-@click.option(
-    "--runs", type=int, metavar="N", help="Exactly so many inferences instead; rounds with --against."
-)
-@click.option(
-    "--sustained",
-    "sustained_s",
-    type=float,
-    metavar="SECONDS",
-    help="Without a pause; p95 once it is steady.",
-)
-@click.option("--cold", is_flag=True, help="Evict the caches before each run.")
-@click.option(
-    "--against",
-    metavar="DIR2",
-    type=click.Path(path_type=Path),
-    help="Compare with this artefact: the two take turns, and pairs of turns are compared.",
-)
-@json_option
-def bench_command(
-    directory: Path,
-    device: str | None,
-    precision: float | None,
-    limit_s: float,
-    runs: int | None,
-    sustained_s: float | None,
-    cold: bool,
-    against: Path | None,
-    is_json: bool,
+def _compile_for_targets(
+    model: str, output: Path, targets: tuple[str, ...], is_json: bool, quiet: bool, **options: Any
 ) -> int:
-    """Time the artefact DIR; count instructions and model cycles where its device is emulated."""
-    from haqnas.artifact import load
-    from haqnas.devices.latency import TimingPlan
+    """The exit code of the first target that failed, else 3 where one misses a budget."""
+    from haqnas.api import compile_file_for_targets
 
-    _refuse_together(precision=precision, runs=runs, sustained=sustained_s)
-    _refuse_together(against=against, sustained=sustained_s)
-    plan = TimingPlan(runs, precision or 0.01, limit_s, sustained_s, "cold" if cold else "warm")
-    artifact = load(directory)
-    if against is None:
-        latency = artifact.bench(device, plan)
-        document: dict[str, object] = {"latency": latency.to_document()}
-        rows, stopped = latency_rows(latency), latency.stopped
-    else:
-        comparison = artifact.compare(load(against), device, plan)
-        document = {"against": str(against), "comparison": comparison.to_document()}
-        rows = comparison_rows(comparison, (str(directory), str(against)))
-        stopped = comparison.stopped
-    is_missed = precision is not None and stopped not in {"precision", None}
+    with show_progress(quiet) as progress:
+        results = compile_file_for_targets(
+            model, output=output, targets=targets, progress=progress, **options
+        )
     if is_json:
-        print_json({"artifact": str(directory), **document, "ok": not is_missed})
+        documents = [result_document(result) for result in results]
+        print_json({"targets": documents, "ok": all(document["ok"] for document in documents)})
     else:
-        print_lines([*rows, *([("precision", "missed")] if is_missed else [])])
+        print_results(results)
+    errors = [(result.target, result.error) for result in results if result.error is not None]
+    for target, error in errors:
+        click.echo(f"haqnas: error: {target}: {error}", err=True)
+    if errors:
+        return errors[0][1].exit_code
+    is_missed = any(result.artifact is not None and result.artifact.manifest.missed for result in results)
     return EXIT_MISSED if is_missed else 0
-
-
-def _refuse_together(**options: object) -> None:
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} do not go together; give one of them")
-
-
-@group.command("inspect")
-@click.argument("place", metavar="DIR|MODEL")
-@device_option
-@click.option(
-    "--sensitivity",
-    "is_sensitivity",
-    is_flag=True,
-    help="What each layer loses at fewer bits: as the search for the bits of DIR saw it, or of a model file.",
-)
-@click.option(
-    "--space",
-    "is_space",
-    is_flag=True,
-    help="Widths, depths, kernel sizes and resolutions that the network of a model file may have.",
-)
-@click.option("--target", default="host", show_default=True, help="Whose bits a model file is tried at.")
-@click.option("--bits", metavar="wXaY,...", default="", help="What it is tried at instead.")
-@click.option("--method", default="gradient", show_default=True, help="gradient or kl (docs/bits.md).")
-@json_option
-def inspect_command(
-    place: str,
-    device: str | None,
-    is_sensitivity: bool,
-    is_space: bool,
-    target: str,
-    bits: str,
-    method: str,
-    is_json: bool,
-) -> None:
-    """Print the artefact DIR layer by layer: bits requested, simulated and emitted, as read back from its binary.
-
-    Times are predicted by the profile's table; with --device measured there, where DIR was compiled with --format
-    exe,layers. Exit code 5 where binary, integer graph and manifest differ.
-    """
-    _refuse_together(sensitivity=is_sensitivity or None, space=is_space or None)
-    if is_sensitivity:
-        inspect_sensitivity(place, target, split_list(bits), method, is_json)
-        return
-    if is_space:
-        inspect_space(place, is_json)
-        return
-    from haqnas.artifact import load
-    from haqnas.inspection import inspect
-
-    artifact = load(Path(place))
-    inspection = inspect(artifact, device)
-    if is_json:
-        print_json({**summary_document(artifact), **inspection_document(inspection)})
-        return
-    print_lines(summarise(artifact))
-    print()
-    print_inspection(inspection)

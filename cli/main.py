@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from haqnas.cli import check, profile, report, targets  # noqa: F401  they add their commands to the group
+from haqnas.cli import artefact, check, profile, report, targets  # noqa: F401  they add their commands to the group
 from haqnas.cli.commands import group
 from haqnas.errors import HaqnasError
 

@@ -31,12 +31,17 @@ def show_progress(is_quiet: bool) -> Iterator["Callable[[Progress], None] | None
 
             def show(step: "Progress") -> None:
                 note = step.note if step.search is None else ""
-                bar.update(task, total=step.total, completed=step.index, description=step.stage, note=note)
+                bar.update(task, total=step.total, completed=step.index, description=_name(step), note=note)
                 live.update(bar if step.search is None else Group(bar, search_table(step.search)))
 
             yield show
     else:
         yield _LinePrinter(time.monotonic())
+
+
+def _name(step: "Progress") -> str:
+    """Of the stage; of several targets, whose it is."""
+    return step.stage if step.target is None else f"{step.target}: {step.stage}"
 
 
 def search_table(state: "SearchState") -> Table:
@@ -87,7 +92,7 @@ class _LinePrinter:
         left = f", about {left_s:.0f} s left" if left_s is not None else ""
         note = f": {step.note}" if step.note else ""
         print(
-            f"haqnas: [{number}/{step.total}] {elapsed_s:.1f} s{left}: {step.stage}{note}",
+            f"haqnas: [{number}/{step.total}] {elapsed_s:.1f} s{left}: {_name(step)}{note}",
             file=sys.stderr,
             flush=True,
         )

@@ -57,12 +57,12 @@ def describe_latency(latency: "Latency | None") -> str:
         unit = (
             f"{latency.instructions:,} instructions"
             if latency.median_s is None
-            else _seconds(latency.median_s)
+            else seconds(latency.median_s)
         )
         return "; ".join((f"{unit} (predicted by the {latency.device})", *latency.warnings))
     if latency.median_s is not None:
         spread = f", spread {latency.spread:.0%}" if latency.spread is not None else ""
-        return f"{_seconds(latency.median_s)} median of {latency.count:,} ({latency.kind} on {latency.device}{spread})"
+        return f"{seconds(latency.median_s)} median of {latency.count:,} ({latency.kind} on {latency.device}{spread})"
     cycles = f", {latency.cycles:,} cycles as modelled" if latency.cycles is not None else ""
     return (
         f"{latency.instructions:,} instructions{cycles} ({latency.kind} on {latency.device}; no time: it would be the "
@@ -75,14 +75,17 @@ def latency_rows(latency: "Latency") -> list[tuple[str, str]]:
     rows = [("latency", describe_latency(latency))]
     if latency.low_s is not None and latency.high_s is not None:
         rows.append(
-            ("interval", f"{_seconds(latency.low_s)} to {_seconds(latency.high_s)} with 95 % confidence")
+            (
+                "interval",
+                f"{seconds(latency.low_s)} to {seconds(latency.high_s)} with 95 % confidence",
+            )
         )
     if latency.min_s is not None and latency.p90_s is not None:
-        tail = f", p95 {_seconds(latency.p95_s)}" if latency.p95_s is not None else ""
+        tail = f", p95 {seconds(latency.p95_s)}" if latency.p95_s is not None else ""
         rows.append(
             (
                 "runs",
-                f"least {_seconds(latency.min_s)}, p90 {_seconds(latency.p90_s)}{tail}, {latency.outliers} far out",
+                f"least {seconds(latency.min_s)}, p90 {seconds(latency.p90_s)}{tail}, {latency.outliers} far out",
             )
         )
     if latency.steady_after_s is not None:
@@ -132,7 +135,8 @@ def comparison_rows(comparison: "Comparison", names: tuple[str, str]) -> list[tu
     return [*rows, ("verdict", comparison.verdict), *(("warning", warning) for warning in warnings)]
 
 
-def _seconds(value_s: float) -> str:
+def seconds(value_s: float) -> str:
+    """With a unit that fits."""
     if value_s >= 1e-3:
         return f"{value_s * 1e3:.3f} ms"
     return f"{value_s * 1e6:.1f} us" if value_s >= 1e-5 else f"{value_s * 1e6:.3f} us"
@@ -278,7 +282,7 @@ def _describe_constraint(constraint: "Constraint") -> str:
 
 def _amount(value: float, unit: str) -> str:
     if unit == "s":
-        return _seconds(value)
+        return seconds(value)
     return f"{value:.2%}" if unit in {"of accuracy", "of uniform int8"} else f"{value:,.0f} {unit}"
 
 

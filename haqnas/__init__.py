@@ -9,9 +9,33 @@ The public names are imported on first use, so that `import haqnas.errors` does 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haqnas.api import Artifact, Network, Profiled, Progress, compile, compile_file, load, profile
+    from haqnas.api import (
+        Artifact,
+        Network,
+        Profiled,
+        Progress,
+        TargetResult,
+        compile,
+        compile_file,
+        compile_file_for_targets,
+        compile_for_targets,
+        load,
+        profile,
+    )
 
-__all__ = ["Artifact", "Network", "Profiled", "Progress", "compile", "compile_file", "load", "profile"]
+__all__ = [
+    "Artifact",
+    "Network",
+    "Profiled",
+    "Progress",
+    "TargetResult",
+    "compile",
+    "compile_file",
+    "compile_file_for_targets",
+    "compile_for_targets",
+    "load",
+    "profile",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -83,16 +83,22 @@ def restricted(space: SearchSpace, refused: Mapping[QuantSpec, str]) -> SearchSp
     return SearchSpace(tuple(map(without, space.knobs)))
 
 
+def check_time_limit(latency: Limit, source: TimeSource) -> None:
+    """Raises ConfigurationError for a time where none is measured."""
+    if source.unit != "s":
+        raise ConfigurationError(
+            f"--latency-budget {latency.text}: the device of {source.profile.name} counts instructions and measures no "
+            "time; give a share of uniform int8, such as 60%"
+        )
+
+
 def read_amounts(search: Search) -> Budget:
     """The budgets as amounts; raises ConfigurationError for a time where none is measured."""
     problem = problem_of(search, {})
     int8 = Policy(WIDEST)
     latency, size = search.budgets.latency, search.budgets.size
-    if latency is not None and not latency.is_share and search.prices.unit != "s":
-        raise ConfigurationError(
-            f"--latency-budget {latency.text}: the device counts instructions and measures no time; "
-            "give a share of uniform int8, such as 60%"
-        )
+    if latency is not None and not latency.is_share:
+        check_time_limit(latency, search.source)
     return Budget(
         None if latency is None else latency.of(problem.latency(int8)),
         None if size is None else size.of(problem.size_bytes(int8)),

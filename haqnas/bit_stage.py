@@ -19,6 +19,7 @@ from haqnas.bit_search import (
     ILP,
     Search,
     check_budgets,
+    check_time_limit,
     is_cut_short,
     read_amounts,
     restricted,
@@ -119,6 +120,27 @@ def legal_bits(profile: HardwareProfile) -> tuple[QuantSpec, ...]:
     return tuple(map(QuantSpec.parse, profile.bits or UNPROFILED_BITS))
 
 
+def read_times(options: Options, cache_folder: Path, versions: Mapping[str, str]) -> TimeSource | None:
+    """The times of kernels for budgets and searches; None where bits are given without budgets.
+
+    Raises ConfigurationError where there are none, or none that the latency budget can be held against, DeviceError.
+    """
+    latency, is_searched = options.budgets.latency, options.policy is None
+    if not is_searched and latency is None and options.budgets.size is None:
+        return None
+    source = time_source(
+        options.profile, options.table, options.device, options.linker, cache_folder, versions
+    )
+    if is_searched and latency is not None and not latency.is_share:
+        check_time_limit(latency, source)
+        if options.settings.threads > 1:
+            raise ConfigurationError(
+                f"--latency-budget {latency.text}: times of kernels are of one thread, so with --threads "
+                f"{options.settings.threads} give a share of uniform int8, such as 60%"
+            )
+    return source
+
+
 def choose_bits(
     options: Options,
     policy: Policy | None,
@@ -134,11 +156,10 @@ def choose_bits(
 
     Raises InfeasibleBudgetError before any work on accuracy, ConfigurationError, DeviceError.
     """
-    if policy is not None and options.budgets.latency is None and options.budgets.size is None:
+    source = read_times(options, cache_folder, versions)
+    if source is None:
+        assert policy is not None
         return Chosen(policy)
-    source = time_source(
-        options.profile, options.table, options.device, options.linker, cache_folder, versions
-    )
     space = derive_space(given.canonical, () if policy else legal_bits(options.profile), options.rules)
     batch = _price_batch(given)
     key = hash_request(
@@ -184,12 +205,6 @@ def _searched(
     def simulate(policy: Policy) -> GraphModule:
         return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))
 
-    latency = options.budgets.latency
-    if latency is not None and not latency.is_share and options.settings.threads > 1:
-        raise ConfigurationError(
-            f"--latency-budget {latency.text}: times of kernels are of one thread, so with --threads "
-            f"{options.settings.threads} give a share of uniform int8, such as 60%"
-        )
     search = Search(space, priced.found, options.budgets, simulate, priced.source)
     is_joint = options.settings.architecture == AUTO
     budget = read_amounts(search) if is_joint else check_budgets(search)

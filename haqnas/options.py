@@ -9,6 +9,7 @@ from pathlib import Path
 from haqnas.bit_search import ILP
 from haqnas.budgets import Budgets, read_budgets
 from haqnas.codegen.link import Linker, choose_linker
+from haqnas.devices.cache_folder import default_cache_folder
 from haqnas.devices.choose import device_for
 from haqnas.devices.device import Device
 from haqnas.devices.local import read_host_cpu
@@ -203,6 +204,11 @@ def check_options(name: str, settings: Settings) -> Options:
         formats=formats,
         recipe=recipe_of(settings),
     )
+
+
+def cache_folder_of(settings: Settings) -> Path:
+    """Where what need not be made twice is kept."""
+    return settings.cache_folder or default_cache_folder()
 
 
 def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:

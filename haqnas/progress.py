@@ -12,7 +12,7 @@ class Progress:
     """A stage begins: number `index` of `total`; `index == total` says that all is done.
 
     `is_even`: stages take about as long as each other, so that what is left can be told. `search`: how far its trials
-    are, where it makes some.
+    are, where it makes some. `target`: of several, whose stage it is.
     """
 
     stage: str
@@ -21,6 +21,7 @@ class Progress:
     note: str
     is_even: bool = False
     search: SearchState | None = None
+    target: str | None = None
 
 
 Report: TypeAlias = Callable[[Progress], None]

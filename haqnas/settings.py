@@ -84,10 +84,9 @@ class Settings:
     progress: Report | None = None  # called as each stage begins
 
 
-class CompileOptions(TypedDict, total=False):
-    """The keywords of `compile` and `compile_file`: the fields of `Settings`."""
+class SharedOptions(TypedDict, total=False):
+    """The keywords of `compile_for_targets` that are options: the fields of `Settings` without `target`."""
 
-    target: str | HardwareProfile
     bits: str | Policy | None
     strategy: str | None
     compare_strategies: Sequence[str]
@@ -129,6 +128,12 @@ class CompileOptions(TypedDict, total=False):
     fresh: bool
     cache_folder: Path | None
     progress: Report | None
+
+
+class CompileOptions(SharedOptions, total=False):
+    """The keywords of `compile` and `compile_file`: the fields of `Settings`."""
+
+    target: str | HardwareProfile
 
 
 def hashed_settings(settings: Settings) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,7 +60,7 @@ class Samples:
     make: Callable[[], Batches] | None
 
     def read(self) -> Batches:
-        """Takes seconds where inputs are made up; other inputs at the second call."""
+        """Takes seconds where inputs are made up; the same inputs at every call."""
         return self.make() if self.make is not None else self.given
 
 
@@ -76,7 +76,12 @@ def calibration_samples(
         if dataset is not None:
             batches = sample_batches(dataset, source, example_inputs, rng)
             return Samples(source, batches, None)
-    return Samples("synthetic", (), lambda: synthetic_batches(model, example_inputs, rng, SYNTHETIC_SAMPLES))
+
+    @cache
+    def make() -> Batches:
+        return synthetic_batches(model, example_inputs, rng, SYNTHETIC_SAMPLES)
+
+    return Samples("synthetic", (), make)
 
 
 def run_stages(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import haqnas
-from haqnas import api, bit_trials, joint_stage, train_stage
+from haqnas import bit_trials, compilation, joint_stage, train_stage
 from haqnas.artifact import Artifact
 from haqnas.bit_prices import price_graphs, time_source
 from haqnas.codegen.link import choose_linker
@@ -252,7 +252,7 @@ def test_a_killed_run_goes_on_with_its_shared_weights_and_its_answer(tmp_path: P
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "build_to_ship", die)
+        patch.setattr(compilation, "build_to_ship", die)
         with pytest.raises(RuntimeError, match="killed"):
             go()
     (answer,) = (tmp_path / "out" / ".state").rglob("search.json")
