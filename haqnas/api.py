@@ -19,7 +19,7 @@ from haqnas.profiling import Network
 from haqnas.progress import Progress
 from haqnas.resume import open_output, taught_os_errors
 from haqnas.settings import CompileOptions, Settings, SharedOptions
-from haqnas.targets import TargetResult, attempt, open_outputs, order_targets
+from haqnas.targets import TargetResult, open_outputs, order_targets, run_all
 
 __all__ = [
     "Artifact",
@@ -114,12 +114,9 @@ def compile_for_targets(
             plan_task(subject, order.options, order.directory, state)
             for order, state in zip(orders, states, strict=True)
         ]
-        results = []
-        for number, (order, task) in enumerate(zip(orders, tasks, strict=True)):
-            report = Reporter(options.get("progress"), order.target, len(orders), number)
-            results.append(attempt(subject, order, task, report))
+        results = run_all(subject, orders, tasks, options.get("progress"))
     report.done(f"{output}")
-    return tuple(results)
+    return results
 
 
 def compile_file(model_file: str, *, output: Path | str, **options: Unpack[CompileOptions]) -> Artifact:

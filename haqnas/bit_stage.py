@@ -40,7 +40,7 @@ from haqnas.search.ilp import Budget
 from haqnas.search.state import Tell
 from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
 from haqnas.settings import supernet_recipe_of
-from haqnas.space.architecture import Architecture
+from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
 from haqnas.space.outcome import SearchRecord
@@ -149,10 +149,12 @@ def choose_bits(
     cache_folder: Path,
     versions: Mapping[str, str],
     note: Tell,
+    others: Sequence[ArchitectureSpace] = (),
 ) -> Chosen:
     """The bits of every layer; `policy` is what the user gave. What a search found is kept in `work`.
 
-    `work` is named by all that is asked for: a study in a database is known by it.
+    `work` is named by all that is asked for: a study in a database is known by it. Shared weights that are trained here
+    are to serve `others`, too.
 
     Raises InfeasibleBudgetError before any work on accuracy, ConfigurationError, DeviceError.
     """
@@ -160,6 +162,46 @@ def choose_bits(
     if source is None:
         assert policy is not None
         return Chosen(policy)
+    costs = _costs(options, policy, given, source, cache_folder, versions, note)
+    if policy is not None:
+        return Chosen(policy, prices=costs.priced)
+    return _searched(options, given, costs, others, work, cache_folder, versions, note)
+
+
+def needed_architectures(
+    options: Options, given: Given, cache_folder: Path, versions: Mapping[str, str], note: Note
+) -> ArchitectureSpace | None:
+    """Those that shared weights are to be trained for; None where none are trained. Prices are kept for the search.
+
+    Raises as `choose_bits`.
+    """
+    if options.settings.architecture is None or not supernet_recipe_of(options.settings).trains:
+        return None
+    source = read_times(options, cache_folder, versions)
+    assert source is not None  # the architecture is searched
+    costs = _costs(options, None, given, source, cache_folder, versions, note)
+    budget = read_amounts(_search(options, given, costs))
+    return _elastic_prices(given, costs, budget, note).space
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What may be chosen for each layer, what that costs, and what prices other architectures."""
+
+    space: SearchSpace
+    priced: Priced
+    price: Price
+
+
+def _costs(
+    options: Options,
+    policy: Policy | None,
+    given: Given,
+    source: TimeSource,
+    cache_folder: Path,
+    versions: Mapping[str, str],
+    note: Note,
+) -> _Costs:
     space = derive_space(given.canonical, () if policy else legal_bits(options.profile), options.rules)
     batch = _price_batch(given)
     key = hash_request(
@@ -173,16 +215,19 @@ def choose_bits(
 
         return kept_prices(cache_folder / "prices" / f"{key[:32]}{kept_as}.json", source, make)
 
-    (found,) = price([(given.canonical, batch)], "")
-    priced = Priced(found, source)
-    if policy is not None:
-        return Chosen(policy, prices=priced)
-    usable = restricted(space, priced.found.refused)
-
     def price_all(graphs: Sequence[tuple[GraphModule, Batch]]) -> tuple[BitPrices, ...]:
         return price(graphs, f"-{len(graphs)}")
 
-    return _searched(options, given, usable, priced, price_all, work, cache_folder, versions, note)
+    (found,) = price([(given.canonical, batch)], "")
+    usable = space if policy else restricted(space, found.refused)
+    return _Costs(usable, Priced(found, source), price_all)
+
+
+def _search(options: Options, given: Given, costs: _Costs) -> Search:
+    def simulate(policy: Policy) -> GraphModule:
+        return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))
+
+    return Search(costs.space, costs.priced.found, options.budgets, simulate, costs.priced.source)
 
 
 def _price_batch(given: Given) -> tuple[Tensor, ...]:
@@ -194,24 +239,20 @@ def _price_batch(given: Given) -> tuple[Tensor, ...]:
 def _searched(
     options: Options,
     given: Given,
-    space: SearchSpace,
-    priced: Priced,
-    price: Price,
+    costs: _Costs,
+    others: Sequence[ArchitectureSpace],
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
     note: Tell,
 ) -> Chosen:
-    def simulate(policy: Policy) -> GraphModule:
-        return integerize(calibrate_own(quantize(given.canonical, policy), [_price_batch(given)]))
-
-    search = Search(space, priced.found, options.budgets, simulate, priced.source)
+    search, space, priced = _search(options, given, costs), costs.space, costs.priced
     is_joint = options.settings.architecture == AUTO
     budget = read_amounts(search) if is_joint else check_budgets(search)
     network = None
     if is_joint:
-        space_prices = _elastic_prices(given, priced.found, price, budget, note)
-        network = _networks(options, given, space_prices, work, cache_folder, versions, note)
+        prices = _elastic_prices(given, costs, budget, note)
+        network = _networks(options, given, prices, others, work, cache_folder, versions, note)
     path = work / "search.json"
     kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
@@ -263,13 +304,12 @@ class _Networks:
     weights_sha256: str
 
 
-def _elastic_prices(
-    given: Given, whole: BitPrices, price: Price, budget: Budget, note: Note
-) -> ElasticPrices:
+def _elastic_prices(given: Given, costs: _Costs, budget: Budget, note: Note) -> ElasticPrices:
     """Of all architectures that the budget leaves."""
     from haqnas.joint_goal import what_limits_need
 
-    prices = price_space(given.canonical, searched_space(given.canonical), whole, price, note)
+    space, whole = searched_space(given.canonical), costs.priced.found
+    prices = price_space(given.canonical, space, whole, costs.price, note)
     left = what_limits_need(prices, budget)
     note(f"the budget leaves {left.space.size:,} of {prices.space.size:,} architectures")
     return left
@@ -279,6 +319,7 @@ def _networks(
     options: Options,
     given: Given,
     prices: ElasticPrices,
+    others: Sequence[ArchitectureSpace],
     work: Path,
     cache_folder: Path,
     versions: Mapping[str, str],
@@ -287,7 +328,9 @@ def _networks(
     from haqnas.joint_stage import Training, networks_of, shared_weights
 
     settings = options.settings
-    training = Training(prices.space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
+    spaces = (prices.space, *others)  # each is a part of the next greater one
+    space = next(one for one in spaces if all(map(one.covers, spaces)))
+    training = Training(space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
     supernet = shared_weights(given, training, work, note)
     return _Networks(prices, networks_of(supernet, given), weights_sha256(supernet))
 

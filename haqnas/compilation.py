@@ -1,7 +1,7 @@
 """One compilation: what is compiled, what is asked for on one target, and all stages between; each can be resumed."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from haqnas.artifact import STUDY, Artifact, check_files, load
 from haqnas.baseline import build_to_ship, is_uniform
 from haqnas.bit_search import is_cut_short
-from haqnas.bit_stage import choose_bits, given_policy, read_times
+from haqnas.bit_stage import choose_bits, given_policy, needed_architectures, read_times
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Judges, dataset_length, probe_inputs
@@ -27,6 +27,7 @@ from haqnas.resume import hash_request, stage_folder
 from haqnas.search.state import SearchState
 from haqnas.search_data import Given
 from haqnas.settings import Settings, hashed_settings
+from haqnas.space.architecture import ArchitectureSpace
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
 from haqnas.stages import Report as Tell
@@ -121,8 +122,21 @@ def plan_task(subject: Subject, options: Options, directory: Path, state: Path) 
     return Task(options, policy, lessons, versions, request, directory, state, earlier)
 
 
-def run_task(subject: Subject, task: Task, report: Reporter) -> Artifact:
-    """All stages for one target; at once where they were done before."""
+def needed_by(subject: Subject, task: Task, report: Reporter) -> ArchitectureSpace | None:
+    """The architectures that a task trains shared weights for; None where it trains none. Raises as `run_task`."""
+    settings = task.options.settings
+    if task.finished is not None:
+        return None
+    given = _given(subject, settings)
+    return needed_architectures(
+        *(task.options, given, cache_folder_of(settings), task.versions), partial(report, "bits")
+    )
+
+
+def run_task(
+    subject: Subject, task: Task, report: Reporter, others: Sequence[ArchitectureSpace] = ()
+) -> Artifact:
+    """All stages for one target; at once where they were done before. Shared weights are to serve `others`, too."""
     if task.finished is not None:
         shutil.rmtree(task.state)
         return task.finished
@@ -133,20 +147,18 @@ def run_task(subject: Subject, task: Task, report: Reporter) -> Artifact:
     if task.earlier is not None and not (work / STUDY).exists():
         shutil.copy(directory / STUDY, work / STUDY)
     report("bits", "to be searched" if policy is None else str(policy.default))
-    samples, batches = subject.samples, subject.samples.read()
-    data = Given(
-        *(subject.model, canonical, subject.example_inputs, batches, samples.source, subject.train_data),
-        subject.judges.evaluate,
-        ptq=settings.ptq,
+    data = _given(subject, settings)
+    batches, source = data.batches, data.source
+    chosen = choose_bits(
+        *(checked, policy, data, work, cache_folder, versions, partial(report, "bits"), others)
     )
-    chosen = choose_bits(*(checked, policy, data, work, cache_folder, versions), partial(report, "bits"))
     timings = _timings(checked, versions, cache_folder)
 
     def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
         is_asked = folder == work  # the uniform int8 to compare with is the whole network, untrained
         network = chosen.network if is_asked and chosen.network is not None else canonical
         return run_stages(
-            *(checked, policy, subject.model, network, canonical, batches, samples.source),
+            *(checked, policy, subject.model, network, canonical, batches, source),
             *(task.lessons if is_asked else None, subject.judges, folder, tell, timings, float_score),
         )
 
@@ -160,6 +172,15 @@ def run_task(subject: Subject, task: Task, report: Reporter) -> Artifact:
     )
     shutil.rmtree(task.state)
     return finished
+
+
+def _given(subject: Subject, settings: Settings) -> Given:
+    samples = subject.samples
+    return Given(
+        *(subject.model, subject.canonical, subject.example_inputs, samples.read(), samples.source),
+        *(subject.train_data, subject.judges.evaluate),
+        ptq=settings.ptq,
+    )
 
 
 def _timings(options: Options, versions: dict[str, str], folder: Path) -> KernelCache | None:

@@ -1,6 +1,7 @@
 """What a joint search of architecture and bits needs of a network: shared weights, prices of all, accuracy of any."""
 
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,7 +44,10 @@ Network = Callable[[Architecture], GraphModule]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What shared weights follow from, beside what is given; finished ones are kept in `cache_folder`."""
+    """What shared weights follow from, beside what is given; finished ones are kept in `cache_folder`.
+
+    `space` is what they must serve; weights of more architectures do, too.
+    """
 
     space: ArchitectureSpace
     recipe: SupernetRecipe
@@ -74,15 +78,16 @@ def shared_weights(given: Given, training: Training, work: Path, note: Note) -> 
 
 def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -> Supernet:
     """Those of the cache, else new ones, which are kept there; an unfinished training goes on."""
-    key = _key(given, training, data)
-    folder = training.cache_folder / "supernets" / key[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, checkpoint = folder / "weights.npz", folder / "training.pt"
+    folder = training.cache_folder / "supernets" / _key(given, training, data)[:32]
+    own = folder / hashlib.sha256(repr(training.space).encode()).hexdigest()[:16]
+    own.mkdir(parents=True, exist_ok=True)
+    weights, checkpoint = own / "weights.npz", own / "training.pt"
     with _alone(folder / "lock", note):
-        kept = _read(weights, given)
-        if kept is not None:
-            note(f"supernet: trained before ({kept.training.epochs:.4g} epochs)")
-            return kept
+        for path in (weights, *sorted(folder.glob("*/weights.npz"))):
+            kept = _read(path, given)
+            if kept is not None and kept.space.covers(training.space):
+                note(f"supernet: trained before ({kept.training.epochs:.4g} epochs)")
+                return kept
         remove_damaged(checkpoint)
         judged_on = set(search_split(data, training.seed).indices)
         length = dataset_length(data, "train_data")
@@ -98,11 +103,10 @@ def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -
 
 
 def _key(given: Given, training: Training, data: Dataset[Any]) -> str:
-    """Of all that trained weights follow from; a few samples stand for the data."""
+    """Of all that trained weights follow from but the space; a few samples stand for the data."""
     with seeded(training.seed, 0):  # training data may change from read to read
         probes = probe_inputs(data, "train_data", given.example_inputs)
     settings = {
-        "knobs": [asdict(knob) for knob in training.space.knobs],
         "recipe": asdict(training.recipe),
         "seed": training.seed,
         "train_length": dataset_length(data, "train_data"),

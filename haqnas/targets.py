@@ -1,21 +1,26 @@
 """Several targets: each is checked before the work on any, has a directory of its own, and may fail alone."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from haqnas.artifact import Artifact
 from haqnas.bit_stage import read_times
-from haqnas.compilation import Reporter, Subject, Task, run_task
+from haqnas.compilation import Reporter, Subject, Task, needed_by, run_task
 from haqnas.errors import ConfigurationError, HaqnasError
 from haqnas.hardware import HardwareProfile
 from haqnas.manifest import FILE_NAME
 from haqnas.options import TABLE, Options, cache_folder_of, check_options
+from haqnas.progress import Report
 from haqnas.resume import open_output, taught_os_errors
 from haqnas.settings import Settings, SharedOptions
 from haqnas.versions import read_versions
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +98,29 @@ def open_outputs(output: Path, orders: Sequence[Order]) -> Iterator[list[Path]]:
             output.rmdir()
 
 
-def attempt(subject: Subject, order: Order, task: Task, report: Reporter) -> TargetResult:
-    """What the work on one of several targets comes to."""
+def run_all(
+    subject: Subject, orders: Sequence[Order], tasks: Sequence[Task], callback: Report | None
+) -> tuple[TargetResult, ...]:
+    """One target after the other; shared weights are trained once, for the architectures that any of them needs."""
+    timed = [
+        _timed(partial(needed_by, subject, task, Reporter(callback, order.target, len(orders))), order)
+        for order, task in zip(orders, tasks, strict=True)
+    ]
+    # What fails here fails again in the work on that target, which tells it.
+    needs = [found for found, _, _ in timed if found is not None]
+    results = []
+    for number, (order, task) in enumerate(zip(orders, tasks, strict=True)):
+        report = Reporter(callback, order.target, len(orders), number)
+        artifact, error, time_s = _timed(partial(run_task, subject, task, report, needs), order)
+        results.append(TargetResult(order.target, artifact, error, timed[number][2] + time_s))
+    return tuple(results)
+
+
+def _timed(work: Callable[[], Result], order: Order) -> tuple[Result | None, HaqnasError | None, float]:
+    """What the work gives, or the error that ends it, and its seconds."""
     started_s = time.monotonic()
-    artifact, failure = None, None
     try:
         with taught_os_errors(order.directory):
-            artifact = run_task(subject, task, report)
+            return work(), None, time.monotonic() - started_s
     except HaqnasError as error:
-        failure = error
-    return TargetResult(order.target, artifact, failure, time.monotonic() - started_s)
+        return None, error, time.monotonic() - started_s

@@ -14,6 +14,7 @@ from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.joint_stage import Training, shared_weights
 from haqnas.search_data import Given
+from haqnas.space.architecture import KnobKind
 from haqnas.space.elastic import searched_space
 from haqnas.train.supernet_file import weights_sha256
 from haqnas.train.supernet_recipe import SupernetRecipe
@@ -70,7 +71,7 @@ def test_another_request_takes_the_weights_that_are_there(given, training, work,
     assert len(trainings) == 1
     assert weights_sha256(first) == weights_sha256(second)
     assert "supernet: trained before (2 epochs)" in notes
-    assert [path.name for path in cached(training, "*") if path.is_file()] == ["lock", "weights.npz"]
+    assert {path.name for path in cached(training, "*") if path.is_file()} == {"lock", "weights.npz"}
 
 
 def test_what_weights_follow_from_tells_them_apart(given, training, work, trainings):
@@ -86,6 +87,22 @@ def test_what_weights_follow_from_tells_them_apart(given, training, work, traini
     assert len(trainings) == 1 + len(others)
     assert len(cached(training, "weights.npz")) == 1 + len(others)
     assert len(found) > 1
+
+
+def test_weights_of_more_architectures_serve_too(given, training, work, trainings):
+    part = training.space.opened(dict.fromkeys(KnobKind, 0.25))
+    assert part.size < training.space.size
+    narrow = replace(training, space=part)
+    shared_weights(given, narrow, work(), print)
+    whole = shared_weights(given, training, work(), print)
+    assert len(trainings) == 2
+    assert whole.space == training.space
+    other = replace(training, cache_folder=work())
+    wide = shared_weights(given, other, work(), print)
+    served = shared_weights(given, replace(narrow, cache_folder=other.cache_folder), work(), print)
+    assert len(trainings) == 3
+    assert weights_sha256(served) == weights_sha256(wide)
+    served.cut(part.least, given.batches)
 
 
 def test_weights_that_are_not_trained_are_not_kept(given, training, work):

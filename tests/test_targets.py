@@ -77,10 +77,10 @@ def test_an_artefact_is_that_of_its_target_alone(tmp_path: Path):
 def test_a_target_that_fails_leaves_the_others_theirs(tmp_path: Path, monkeypatch):
     real = targets.run_task
 
-    def run(subject, task, report):
+    def run(subject, task, report, others):
         if task.options.profile.name == "cortex-a76":
             raise DeviceError("the board is on fire")
-        return real(subject, task, report)
+        return real(subject, task, report, others)
 
     monkeypatch.setattr(targets, "run_task", run)
     failed, made = compile_small(tmp_path / "out")

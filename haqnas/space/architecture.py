@@ -81,6 +81,11 @@ class ArchitectureSpace:
         """The last choice of every knob."""
         return Architecture({knob.name: knob.choices[-1] for knob in self.knobs})
 
+    def covers(self, other: "ArchitectureSpace") -> bool:
+        """Whether every architecture of `other` is one of this space."""
+        choices = {knob.name: set(knob.choices) for knob in self.knobs}
+        return all(set(knob.choices) <= choices.get(knob.name, set()) for knob in other.knobs)
+
     def bounded(self, least: Mapping[str, int]) -> "ArchitectureSpace":
         """The space without choices below `least`, by globs of knobs' names; a knob with one choice left is none.
 

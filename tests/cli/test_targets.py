@@ -49,10 +49,10 @@ def test_programs_get_a_list(haqnas, model, tmp_path):
 def test_the_error_of_a_target_is_told_at_the_end_with_its_exit_code(haqnas, model, tmp_path, monkeypatch):
     real = targets.run_task
 
-    def run(subject, task, report):
+    def run(subject, task, report, others):
         if task.options.profile.name == "arm-cpu":
             raise VerificationError("one byte differs")
-        return real(subject, task, report)
+        return real(subject, task, report, others)
 
     monkeypatch.setattr(targets, "run_task", run)
     result = haqnas("compile", model, "-o", tmp_path / "out", *QUICK)
