@@ -132,12 +132,12 @@ def read_times(options: Options, cache_folder: Path, versions: Mapping[str, str]
         options.profile, options.table, options.device, options.linker, cache_folder, versions
     )
     if is_searched and latency is not None and not latency.is_share:
-        check_time_limit(latency, source)
         if options.settings.threads > 1:
             raise ConfigurationError(
                 f"--latency-budget {latency.text}: times of kernels are of one thread, so with --threads "
                 f"{options.settings.threads} give a share of uniform int8, such as 60%"
             )
+        check_time_limit(latency, source)
     return source
 
 

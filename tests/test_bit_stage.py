@@ -114,7 +114,7 @@ def test_a_budget_out_of_reach_is_refused_before_accuracy_is_looked_at(choose, m
 
 
 def test_a_time_budget_where_only_instructions_are_counted_is_told(choose):
-    with pytest.raises(ConfigurationError, match=r"--latency-budget 5ms: the device counts .* such as 60%"):
+    with pytest.raises(ConfigurationError, match=r"5ms: the device of arm-cpu counts .* such as 60%"):
         choose(latency_budget="5ms")
 
 
