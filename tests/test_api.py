@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import haqnas
 from haqnas import stages
-from haqnas.api import STAGES
+from haqnas.compilation import STAGES
 from haqnas.errors import ConfigurationError, UnsupportedModelError
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import STATE, open_output

@@ -232,7 +232,7 @@ def test_uniform_build_that_ships_is_a_whole_artefact(
 ) -> None:
     """What haqnas chose loses: policy, binary and manifest are those of 8 bits."""
     record = SearchRecord("ilp", "gradient", 1.0, 0.5, 1e-6, 2e-6, "s", "made up", 1000, 2000, None, None, 0)
-    monkeypatch.setattr("haqnas.api.choose_bits", lambda *_: Chosen(FOUR, record))
+    monkeypatch.setattr("haqnas.compilation.choose_bits", lambda *_: Chosen(FOUR, record))
     monkeypatch.setattr(baselines, "_compare", lambda *_: SLOWER)
     artifact = haqnas.compile(
         net(), INPUTS, output=tmp_path / "out", name="net", bits="auto", formats=("exe",)
