@@ -207,6 +207,18 @@ def group() -> None:
     metavar="ALPHA",
     help="Mix pairs of training samples by shares from Beta(ALPHA, ALPHA).",
 )
+@click.option(
+    "--qat-recipe",
+    metavar="auto",
+    help="Search what of fine-tuning is not given, by short trainings (docs/training.md).",
+)
+@click.option("--qat-trials", type=int, metavar="N", help="Short trainings that it tries; 16.")
+@click.option(
+    "--qat-trial-epochs",
+    type=float,
+    metavar="N",
+    help="Length of each; a quarter of --qat-epochs, or 1.",
+)
 @device_option
 @click.option(
     "--val-samples",

@@ -53,7 +53,9 @@ def search_table(state: "SearchState") -> Table:
         "trials": trials if state.num_failed == 0 else f"{trials}, {state.num_failed} failed",
         "best accuracy": "-" if best is None else f"{best.accuracy:.2%}",
         "drop": "-" if best is None else f"{best.drop:.2%}",
-        "latency, of int8": "-" if best is None else f"{best.latency_share:.1%}",
+        "latency, of int8": "-"
+        if best is None or best.latency_share is None
+        else f"{best.latency_share:.1%}",
         **(
             {} if best is None else {f"credit {name}": f"{value:+.3g}" for name, value in best.credit.items()}
         ),

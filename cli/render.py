@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from haqnas.cli.recipes import STOPS, recipe_rows
+
 if TYPE_CHECKING:
     from haqnas.api import Profiled
     from haqnas.artifact import Artifact
@@ -234,20 +236,12 @@ def _describe_architecture(choices: "Mapping[str, int]") -> str:
     return "; ".join(f"{kind}: {', '.join(places)}" for kind, places in kinds.items())
 
 
-_STOPS = {
-    "trials": "",
-    "space": "; all that is within budget was tried",
-    "time": "; the time budget ended it",
-    "interrupted": "; interrupted: the same command goes on",
-}
-
-
 def _trial_rows(search: "SearchRecord") -> list[tuple[str, str]]:
     """How the search went, and what each agent's choices add to the score."""
     if search.num_trials is None:
         return []
     failed = f", {search.num_failed} of them failed" if search.num_failed else ""
-    count = f"{search.num_policies} of {search.num_trials}{failed}{_STOPS[search.stopped or 'trials']}"
+    count = f"{search.num_policies} of {search.num_trials}{failed}{STOPS[search.stopped or 'trials']}"
     credit = ", ".join(f"{agent} {value:+.2g}" for agent, value in search.credit.items())
     return [("trials", f"{count} (seed {search.seed}, {search.fidelity})"), ("credit", credit)]
 
@@ -301,6 +295,7 @@ def summarise(artifact: "Artifact") -> list[tuple[str, str]]:
         ),
         ("exact", "all integer: bit for bit on every machine" if manifest.is_exact else "has float islands"),
         *search_rows(manifest),
+        *recipe_rows(manifest.recipe),
         *baseline_rows(manifest.baseline),
         *difference_rows(manifest.layers),
     ]
@@ -323,6 +318,7 @@ def summary_document(artifact: "Artifact") -> dict[str, Any]:
         "differences": {row.name: list(row.differences) for row in manifest.layers if row.differences},
         "formats": list(manifest.formats),
         "search": asdict(manifest.search) if manifest.search else None,
+        "recipe": asdict(manifest.recipe) if manifest.recipe else None,
         "constraints": [asdict(constraint) for constraint in manifest.constraints],
     }
 

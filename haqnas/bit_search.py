@@ -15,7 +15,7 @@ from haqnas.search.ilp import Budget, Problem, Reach, reach, solve
 from haqnas.search.pairwise import refine
 from haqnas.space.architecture import Architecture
 from haqnas.space.knobs import WIDEST, Knob, SearchSpace
-from haqnas.space.outcome import SearchRecord
+from haqnas.space.outcome import Finalist, RecipeRecord, SearchRecord
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
@@ -49,7 +49,7 @@ class Own:
 class Found:
     """The chosen bits, and how they were chosen; `study` is the journal of the trials, where there were some.
 
-    `architecture`: what was chosen with them, None where the network stays as it is.
+    `architecture`: what was chosen with them, None where the network stays as it is. `others`: the next best trials.
     """
 
     policy: Policy
@@ -57,6 +57,7 @@ class Found:
     sensitivity: Sensitivity
     study: Path | None = None
     architecture: Architecture | None = None
+    others: tuple[Finalist, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +290,7 @@ def describe(
     )
 
 
-def is_cut_short(record: SearchRecord, time_budget_s: float | None) -> bool:
+def is_cut_short(record: SearchRecord | RecipeRecord, time_budget_s: float | None) -> bool:
     """Whether the same search, with so much time, has more to do than it did."""
     if record.stopped == "interrupted":
         return True

@@ -5,11 +5,10 @@ import json
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -30,7 +29,7 @@ from haqnas.elastic_prices import ElasticPrices, Price, price_space
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
-from haqnas.options import AUTO, Options, strategies_of
+from haqnas.options import AUTO, Options, search_time_s, strategies_of
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import calibrate_own
@@ -43,7 +42,7 @@ from haqnas.settings import supernet_recipe_of
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.elastic import searched_space
 from haqnas.space.knobs import WIDEST, SearchSpace, derive_space
-from haqnas.space.outcome import SearchRecord
+from haqnas.space.outcome import Finalist, RecipeRecord, SearchRecord, decode_finalist, encode_finalist
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 from haqnas.train.sensitivity_file import decode_sensitivity, encode_sensitivity
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
 
 PRICE_SAMPLES = 4  # what activations look like does not matter to prices; fewer than bias correction wants
 TRIAL_BATCHES = 4  # of 32 samples, that a policy of a trial is calibrated on: a fifth of the time of 16
+NUM_FINALISTS = 4  # policies that recipes are searched for; the best one alone where none are
 # Where the profile lists no bits: those of the kernels that pay most often.
 UNPROFILED_BITS = ("w8a8", "w4a8", "w2a8", "w8a4", "w4a4", "w2a4")
 
@@ -77,11 +77,20 @@ class Priced:
 
 
 @dataclass(frozen=True, slots=True)
+class Networks:
+    """The architectures that may be chosen, with their prices, and what cuts one out of the shared weights."""
+
+    prices: ElasticPrices
+    cut: Callable[[Architecture], GraphModule]
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """The bits of every layer; `search`, `sensitivity` where a search chose them, `prices` where budgets need them.
 
     `study` is the journal of a search's trials. `architecture` and its canonical graph, `network`, where a search chose
-    them too.
+    them too, out of `networks`. `others` are the next best trials, `recipe` how the fine-tuning was chosen.
     """
 
     policy: Policy
@@ -91,6 +100,9 @@ class Chosen:
     study: Path | None = None
     architecture: Architecture | None = None
     network: GraphModule | None = None
+    others: tuple[Finalist, ...] = ()
+    networks: Networks | None = None
+    recipe: RecipeRecord | None = None
 
     def is_for_speed(self, size: Limit | None) -> bool:
         """Whether haqnas chose the bits, and uniform int8, small enough too, may ship in their place."""
@@ -256,7 +268,7 @@ def _searched(
     path = work / "search.json"
     kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
-        is_more_to_do = is_cut_short(kept.search, options.settings.time_budget_s)
+        is_more_to_do = is_cut_short(kept.search, search_time_s(options))
         if not is_more_to_do:
             return kept
     sensitivity = find_sensitivity(
@@ -275,7 +287,7 @@ def _searched(
         from haqnas.bit_trials import search_by_trials  # Optuna takes a second to import
 
         judge = make_judge(given, options.settings.seed, TRIAL_BATCHES)
-        plan = _plan(options, work, None if network is None else network.weights_sha256)
+        plan = make_plan(options, work, None if network is None else network.weights_sha256)
         joint = None
         if network is not None:
             from haqnas.joint_stage import Parts, play_jointly
@@ -290,18 +302,11 @@ def _searched(
     chosen = Chosen(
         *(found.policy, found.record, sensitivity, priced, found.study, found.architecture),
         None if network is None or found.architecture is None else network.cut(found.architecture),
+        found.others,
+        network,
     )
     write_atomically(path, json.dumps(_encode(chosen)).encode())
     return chosen
-
-
-@dataclass(frozen=True, slots=True)
-class _Networks:
-    """The architectures that may be chosen, with their prices, and what cuts one out of the shared weights."""
-
-    prices: ElasticPrices
-    cut: Callable[[Architecture], GraphModule]
-    weights_sha256: str
 
 
 def _elastic_prices(given: Given, costs: _Costs, budget: Budget, note: Note) -> ElasticPrices:
@@ -324,7 +329,7 @@ def _networks(
     cache_folder: Path,
     versions: Mapping[str, str],
     note: Note,
-) -> _Networks:
+) -> Networks:
     from haqnas.joint_stage import Training, networks_of, shared_weights
 
     settings = options.settings
@@ -332,11 +337,14 @@ def _networks(
     space = next(one for one in spaces if all(map(one.covers, spaces)))
     training = Training(space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
     supernet = shared_weights(given, training, work, note)
-    return _Networks(prices, networks_of(supernet, given), weights_sha256(supernet))
+    return Networks(prices, networks_of(supernet, given), weights_sha256(supernet))
 
 
-def _plan(options: Options, work: Path, weights: str | None) -> "Plan":
-    """`weights`: hash of those that the trials share, if any; trials of other ones are another study."""
+def make_plan(options: Options, work: Path, weights: str | None) -> "Plan":
+    """How the trials of policies are made, and where they are kept.
+
+    `weights`: hash of those that the trials share, if any; trials of other ones are another study.
+    """
     from haqnas.bit_trials import NUM_TRIALS, Plan
 
     settings = options.settings
@@ -345,13 +353,14 @@ def _plan(options: Options, work: Path, weights: str | None) -> "Plan":
     return Plan(
         strategies=strategies_of(settings),
         num_trials=NUM_TRIALS if settings.trials is None else settings.trials,
-        time_budget_s=settings.time_budget_s,
+        time_budget_s=search_time_s(options),
         num_workers=settings.workers,
         url=settings.study,
         folder=work,
         name=name if weights is None else f"{name} {weights[:12]}",
         owner=hashlib.sha256(place.encode()).hexdigest()[:12],
         seed=settings.seed,
+        num_finalists=NUM_FINALISTS if settings.qat_recipe == AUTO else 1,
     )
 
 
@@ -365,23 +374,24 @@ def _encode(chosen: Chosen) -> dict[str, Any]:
     assert chosen.search is not None
     assert chosen.sensitivity is not None
     return {
-        "policy": chosen.policy.to_json(),
-        "record": asdict(chosen.search),
+        **encode_finalist(Finalist(chosen.policy, chosen.search, chosen.architecture)),
         "sensitivity": encode_sensitivity(chosen.sensitivity).decode(),
         "study": None if chosen.study is None else chosen.study.name,
-        "architecture": None if chosen.architecture is None else chosen.architecture.to_json(),
+        "others": list(map(encode_finalist, chosen.others)),
     }
 
 
-def _decode(document: Any, priced: Priced, work: Path, networks: _Networks | None) -> Chosen:
-    text = document["architecture"]
-    architecture = None if text is None else Architecture.from_json(text)
+def _decode(document: Any, priced: Priced, work: Path, networks: Networks | None) -> Chosen:
+    first = decode_finalist(document)
+    architecture = first.architecture
     return Chosen(
-        Policy.from_json(document["policy"]),
-        TypeAdapter(SearchRecord).validate_python(document["record"]),
+        first.policy,
+        first.record,
         decode_sensitivity(document["sensitivity"].encode(), "the kept search"),
         priced,
         None if document["study"] is None else work / document["study"],
         architecture,
         None if networks is None or architecture is None else networks.cut(architecture),
+        tuple(map(decode_finalist, document["others"])),
+        networks,
     )

@@ -18,7 +18,7 @@ from haqnas.search.strategy import Task
 from haqnas.search.study import JOURNAL, Facts, Place, Record, Study, heads_of
 from haqnas.search.workers import interruptible, play_all
 from haqnas.space.architecture import Architecture
-from haqnas.space.outcome import Compared
+from haqnas.space.outcome import Compared, Finalist
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
@@ -39,6 +39,7 @@ class Plan:
     name: str  # of the studies, before the strategy's
     owner: str  # whose trials of a database are whose
     seed: int
+    num_finalists: int = 1  # the best policies, that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def search_by_trials(
                 study = Study(place, f"{plan.name} {strategy}", goal.decisions())
                 studies.append(study)
                 left = len(plan.strategies) - len(found)
-                stop = Stop(_deadline(study, plan, end_s, left), is_interrupted)
+                stop = Stop(deadline(study, plan, end_s, left), is_interrupted)
                 found.append(_by_trials(given, strategy, study, stop))
             if is_interrupted():
                 break
@@ -129,13 +130,14 @@ def search_by_trials(
     compared = tuple(row for _, row in found) if len(plan.strategies) > 1 else ()
     stopped = "interrupted" if was_interrupted else chosen.record.stopped
     record = replace(chosen.record, compared=compared, stopped=stopped)
+    others = tuple(replace(one, record=replace(one.record, stopped=stopped)) for one in chosen.others)
     journal = _journal(plan, studies)
     for study in studies:
         study.close()
-    return replace(chosen, record=record, study=journal)
+    return replace(chosen, record=record, others=others, study=journal)
 
 
-def _deadline(study: Study, plan: Plan, end_s: float | None, num_left: int) -> float | None:
+def deadline(study: Study, plan: Plan, end_s: float | None, num_left: int) -> float | None:
     """The time that is left is shared by the strategies that are left; trials of earlier runs have had theirs."""
     if end_s is None:
         return None
@@ -169,7 +171,7 @@ def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[
         *(strategy, task, plan.seed, "ptq", _known(given), _evaluate(given)),
         begin_worker=lambda: torch.set_num_threads(1),  # the pool of threads does not survive a fork
     )
-    tell = _teller(given, strategy, study.records(), stop.deadline_s)
+    tell = teller(strategy, plan.num_trials, study.records(), stop.deadline_s, given.tell)
     records, stopped = play_all(study, game, plan.num_workers, stop, tell)
     num_failed = sum(record.state == "failed" for record in records)
     row = Compared(
@@ -179,25 +181,36 @@ def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[
         if stopped != "interrupted" and strategy == plan.strategies[0]:
             raise _nothing_done(strategy, records)
         return None, row
-    best, policy, own = _best_within(given, records)
-    drop = float(best.facts["drop"])
-    record = replace(
-        describe(given.search, goal.problem, given.sensitivity, policy, own),
-        strategy=strategy,
-        drop=drop,
-        judged_on=given.judge.judged_on,
-        num_policies=len(records),
-        num_failed=num_failed,
-        num_trials=plan.num_trials,
-        stopped=stopped,
-        time_budget_s=plan.time_budget_s,
-        fidelity=game.fidelity,
-        seed=plan.seed,
-        credit=dict(credit_of(given.heads, trials_of(records), best.action)),
+
+    def finalist(best: Record, policy: Policy, own: Own) -> Finalist:
+        record = replace(
+            describe(given.search, goal.problem, given.sensitivity, policy, own),
+            strategy=strategy,
+            drop=float(best.facts["drop"]),
+            judged_on=given.judge.judged_on,
+            num_policies=len(records),
+            num_failed=num_failed,
+            num_trials=plan.num_trials,
+            stopped=stopped,
+            time_budget_s=plan.time_budget_s,
+            fidelity=game.fidelity,
+            seed=plan.seed,
+            credit=dict(credit_of(given.heads, trials_of(records), best.action)),
+        )
+        return Finalist(policy, record, given.played.architecture_of(best.action))
+
+    first, *others = (finalist(*one) for one in _best_within(given, records))
+    record = first.record
+    row = replace(
+        row,
+        drop=record.drop,
+        predicted_latency=record.predicted_latency,
+        packed_weight_bytes=record.packed_weight_bytes,
     )
-    row = replace(row, drop=drop, predicted_latency=own.latency, packed_weight_bytes=own.size_bytes)
-    architecture = given.played.architecture_of(best.action)
-    return Found(policy, record, given.sensitivity, architecture=architecture), row
+    found = Found(
+        *(first.policy, record, given.sensitivity), architecture=first.architecture, others=tuple(others)
+    )
+    return found, row
 
 
 def _known(given: _Given) -> Callable[[Action], Facts]:
@@ -240,33 +253,40 @@ def _predicted_loss(given: _Given, record: Record) -> float:
     return given.goal.problem.loss(given.goal.policy(record.action))
 
 
-def _best_within(given: _Given, records: tuple[Record, ...]) -> tuple[Record, Policy, Own]:
-    """The best trial whose program is within the user's budget too, else the one that is least over.
+def _best_within(given: _Given, records: tuple[Record, ...]) -> list[tuple[Record, Policy, Own]]:
+    """The best trials whose programs are within the user's budget too, else the one that is least over.
 
-    Among equal scores, which a thousand samples often give, the least predicted loss.
+    As many as the plan wants, of different networks. Among equal scores, which a thousand samples often give, the least
+    predicted loss.
     """
     done = sorted(
         (record for record in records if record.score is not None),
         key=lambda record: (-(record.score or 0.0), _predicted_loss(given, record), record.number),
     )
+    within: dict[str, tuple[Record, Policy, Own]] = {}
     over: list[tuple[float, tuple[Record, Policy, Own]]] = []
     for record in done[:MOST_LOWERED]:
+        if len(within) == given.plan.num_finalists:
+            break
         policy = given.goal.policy(record.action)
+        architecture = given.played.architecture_of(record.action)
+        network = f"{policy.to_json()} {None if architecture is None else architecture.to_json()}"
+        if network in within:
+            continue
         own = given.played.own_of(record.action)
         if is_within(own, given.budget):
-            return record, policy, own
+            within[network] = record, policy, own
         most = max(excess(own.latency, given.budget.latency), excess(own.size_bytes, given.budget.size_bytes))
         over.append((most, (record, policy, own)))
-    return min(over, key=lambda one: one[0])[1]
+    return list(within.values()) or [min(over, key=lambda one: one[0])[1]]
 
 
-def _teller(
-    given: _Given, strategy: str, before: tuple[Record, ...], deadline_s: float | None
+def teller(
+    strategy: str, total: int, before: tuple[Record, ...], deadline_s: float | None, note: Tell
 ) -> Callable[[tuple[Record, ...]], None]:
     """Tells the best so far, how far the search is, and what it will still take."""
     started_s = time.monotonic()
     num_before = sum(record.is_finished for record in before)
-    total = given.plan.num_trials
 
     def left_s(num: int) -> float | None:
         now_s = time.monotonic()
@@ -279,7 +299,7 @@ def _teller(
         num = sum(record.is_finished for record in records)
         num_failed = sum(record.state == "failed" for record in records)
         state = SearchState(strategy, num, num_failed, total, left_s(num), _told(best_of(records)))
-        given.tell(state.describe(), state)
+        note(state.describe(), state)
 
     return tell
 
@@ -288,7 +308,7 @@ def _told(best: Record | None) -> Best | None:
     if best is None:
         return None
     facts = best.facts
-    return Best(facts["accuracy"], facts["drop"], facts["latency_share"], facts.get("credit", {}))
+    return Best(facts["accuracy"], facts["drop"], facts.get("latency_share"), facts.get("credit", {}))
 
 
 def _journal(plan: Plan, studies: list[Study]) -> Path | None:

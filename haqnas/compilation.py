@@ -1,8 +1,9 @@
 """One compilation: what is compiled, what is asked for on one target, and all stages between; each can be resumed."""
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from torch.utils.data import Dataset
 from haqnas.artifact import STUDY, Artifact, check_files, load
 from haqnas.baseline import build_to_ship, is_uniform
 from haqnas.bit_search import is_cut_short
-from haqnas.bit_stage import choose_bits, given_policy, needed_architectures, read_times
+from haqnas.bit_stage import Chosen, choose_bits, given_policy, needed_architectures, read_times
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Judges, dataset_length, probe_inputs
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
-from haqnas.options import Options, cache_folder_of
+from haqnas.options import AUTO, Options, cache_folder_of, search_time_s
 from haqnas.products import link_and_save
 from haqnas.progress import Progress, Report
 from haqnas.resume import hash_request, stage_folder
@@ -31,6 +32,7 @@ from haqnas.space.architecture import ArchitectureSpace
 from haqnas.space.policy import Policy
 from haqnas.stages import Compiled, Samples, calibration_samples, run_stages
 from haqnas.stages import Report as Tell
+from haqnas.train.recipe import Recipe
 from haqnas.train.seeds import seeded
 from haqnas.train_stage import check_train_data
 from haqnas.tune import TIMED_AS, require_clock
@@ -100,8 +102,7 @@ class Task:
     @property
     def finished(self) -> Artifact | None:
         """The earlier artefact, where nothing is left to do."""
-        settings = self.options.settings
-        has_more = self.earlier is not None and _has_more_to_search(self.earlier, settings)
+        has_more = self.earlier is not None and _has_more_to_search(self.earlier, self.options)
         return None if has_more else self.earlier
 
     def check_ready(self) -> None:
@@ -152,19 +153,27 @@ def run_task(
     chosen = choose_bits(
         *(checked, policy, data, work, cache_folder, versions, partial(report, "bits"), others)
     )
+    asked = checked
+    if settings.qat_recipe == AUTO and task.lessons is not None:
+        from haqnas.recipe_stage import choose_recipe  # Optuna takes a second to import
+
+        report("quantize", "the recipe of fine-tuning is to be searched")
+        chosen, recipe = choose_recipe(checked, chosen, data, task.lessons, work, partial(report, "quantize"))
+        asked = replace(checked, recipe=recipe)
+    results = _results_folder(work, chosen, asked.recipe)
     timings = _timings(checked, versions, cache_folder)
 
     def make(policy: Policy, folder: Path, tell: Tell, float_score: float | None) -> Compiled:
-        is_asked = folder == work  # the uniform int8 to compare with is the whole network, untrained
+        is_asked = folder == results  # the uniform int8 to compare with is the whole network, untrained
         network = chosen.network if is_asked and chosen.network is not None else canonical
         return run_stages(
-            *(checked, policy, subject.model, network, canonical, batches, source),
+            *(asked, policy, subject.model, network, canonical, batches, source),
             *(task.lessons if is_asked else None, subject.judges, folder, tell, timings, float_score),
         )
 
     compiled, built, baseline = build_to_ship(
         *(checked, chosen.policy, chosen.network is None and is_uniform(chosen.policy, canonical)),
-        *(make, work, report),
+        *(make, results, report),
         is_chosen=chosen.is_for_speed(checked.budgets.size),
     )
     finished = link_and_save(
@@ -225,11 +234,21 @@ def _hash(subject: Subject, options: Options, policy: Policy | None, versions: M
     return hash_request(subject.canonical, [*calibrated, *scored], settings)
 
 
-def _has_more_to_search(finished: Artifact, settings: Settings) -> bool:
-    """Whether Ctrl-C or a shorter time budget ended the search, whose trials the artefact holds."""
-    search = finished.manifest.search
+def _results_folder(work: Path, chosen: Chosen, recipe: Recipe | None) -> Path:
+    """Where stages keep what they make of these choices: a search that goes on may end with others."""
+    architecture = None if chosen.architecture is None else chosen.architecture.to_json()
+    made_of = repr((chosen.policy.to_json(), architecture, recipe))
+    folder = work / hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _has_more_to_search(finished: Artifact, options: Options) -> bool:
+    """Whether Ctrl-C or a shorter time budget ended a search, whose trials the artefact holds."""
+    records = (finished.manifest.search, finished.manifest.recipe)
     is_kept = (finished.directory / STUDY).exists()
-    return search is not None and is_kept and is_cut_short(search, settings.time_budget_s)
+    time_s = search_time_s(options)
+    return is_kept and any(record is not None and is_cut_short(record, time_s) for record in records)
 
 
 def _find_finished(directory: Path, request: str) -> Artifact | None:

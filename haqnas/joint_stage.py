@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.fx import GraphModule
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from haqnas.bit_prices import predict_program
 from haqnas.bit_search import DEFAULT_MAX_DROP, Note, Own, Search, describe_amount, problem_of
@@ -26,7 +26,7 @@ from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.search.critic import Action
 from haqnas.search.ilp import Budget, reach
-from haqnas.search_data import Given, Scorer, search_split
+from haqnas.search_data import Given, Scorer, training_split
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.policy import Policy
 from haqnas.train.checkpoint import remove_damaged
@@ -89,12 +89,10 @@ def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -
                 note(f"supernet: trained before ({kept.training.epochs:.4g} epochs)")
                 return kept
         remove_damaged(checkpoint)
-        judged_on = set(search_split(data, training.seed).indices)
-        length = dataset_length(data, "train_data")
         supernet = train_supernet(
             given.canonical,
             training.space,
-            Subset(data, [index for index in range(length) if index not in judged_on]),
+            training_split(data, training.seed),
             *(given.batches, training.recipe, training.seed, checkpoint, note),
         )
         save_supernet(supernet, weights)

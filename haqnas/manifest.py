@@ -19,7 +19,7 @@ from haqnas.devices.latency import Latency
 from haqnas.errors import VerificationError
 from haqnas.evaluate import Accuracy
 from haqnas.hardware import HardwareProfile
-from haqnas.space.outcome import Constraint, SearchRecord
+from haqnas.space.outcome import Constraint, RecipeRecord, SearchRecord
 
 SCHEMA = 3
 FILE_NAME = "manifest.json"
@@ -112,6 +112,7 @@ class Manifest:
     training: Training | None = None
     baseline: Baseline | None = None  # None: uniform int8 was requested, or no comparison wanted
     search: SearchRecord | None = None  # where the bits were chosen by one
+    recipe: RecipeRecord | None = None  # of the training, where it was chosen by trials
     architecture: Mapping[str, int] | None = None  # by knob; None: that of the model
     constraints: tuple[Constraint, ...] = ()  # that the user set
 

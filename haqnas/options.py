@@ -110,6 +110,7 @@ def _check_search(settings: Settings, policy: Policy | None) -> None:
             "--strategy chooses the bits, so it goes with --bits auto only; leave one of them out"
         )
     _check_architecture(settings, policy, chosen)
+    _check_recipes(settings)
     _check_trials(settings, is_by_trials=policy is None and chosen != (ILP,))
 
 
@@ -144,16 +145,72 @@ def _check_architecture(settings: Settings, policy: Policy | None, strategies: S
     supernet_recipe_of(settings)
 
 
-def _check_trials(settings: Settings, is_by_trials: bool) -> None:
-    """What goes with strategies that make trials only."""
+def recipe_strategy(settings: Settings) -> str:
+    """That searches for recipes: the one of the bits, where it makes trials."""
+    (first, *_) = strategies_of(settings)
+    return DEFAULT_STRATEGY if first == ILP else first
+
+
+def search_time_s(options: Options) -> float | None:
+    """Of each search: policies by trials and recipes, where both are searched, share the time budget equally."""
+    settings = options.settings
+    is_by_trials = options.policy is None and strategies_of(settings) != (ILP,)
+    has_both = is_by_trials and settings.qat_recipe == AUTO
+    budget_s = settings.time_budget_s
+    return budget_s / 2 if has_both and budget_s is not None else budget_s
+
+
+def trial_epochs(settings: Settings) -> float:
+    """Of the training in each trial of a recipe."""
+    if settings.qat_trial_epochs is not None:
+        return settings.qat_trial_epochs
+    return 1.0 if settings.qat_epochs is None else settings.qat_epochs / 4
+
+
+def _check_recipes(settings: Settings) -> None:
     asked = {
-        "--trials": settings.trials is not None,
+        "--qat-trials": settings.qat_trials is not None,
+        "--qat-trial-epochs": settings.qat_trial_epochs is not None,
+    }
+    if settings.qat_recipe is None:
+        for option in (option for option, is_given in asked.items() if is_given):
+            raise ConfigurationError(
+                f"{option} is for a search of recipes; add --qat-recipe auto, or leave it out"
+            )
+        return
+    if settings.qat_recipe != AUTO:
+        raise ConfigurationError(
+            f"--qat-recipe is {AUTO}, or left out for what the options of fine-tuning say, but got "
+            f"{settings.qat_recipe!r}"
+        )
+    if settings.qat_epochs is None and settings.qat_time_s is None:
+        raise ConfigurationError(
+            "--qat-recipe auto searches how to fine-tune, but not how long; add --qat-epochs or --qat-time"
+        )
+    if settings.qat_trials is not None and settings.qat_trials < 1:
+        raise ConfigurationError(f"--qat-trials is a number from 1, but got {settings.qat_trials}")
+    most = math.inf if settings.qat_epochs is None else settings.qat_epochs
+    if not 0 < trial_epochs(settings) <= most or math.isinf(trial_epochs(settings)):
+        raise ConfigurationError(
+            f"--qat-trial-epochs is the length of short trainings: more than 0, and at most that of the whole one "
+            f"(--qat-epochs), but got {trial_epochs(settings):g}"
+        )
+
+
+def _check_trials(settings: Settings, is_by_trials: bool) -> None:
+    """What goes with searches that make trials only."""
+    if settings.trials is not None and not is_by_trials:
+        raise ConfigurationError(
+            "--trials is for strategies that make trials; add --strategy marl, or another of docs/search.md"
+        )
+    asked = {
         "--time-budget": settings.time_budget_s is not None,
         "--workers": settings.workers != 1,
         "--study": settings.study is not None,
     }
+    has_trials = is_by_trials or settings.qat_recipe == AUTO
     for option, is_given in asked.items():
-        if is_given and not is_by_trials:
+        if is_given and not has_trials:
             raise ConfigurationError(
                 f"{option} is for strategies that make trials; add --strategy marl, or another of docs/search.md"
             )

@@ -84,6 +84,7 @@ def link_and_save(
         manifest,
         baseline=baseline,
         search=chosen.search,
+        recipe=chosen.recipe,
         architecture=None if architecture is None else dict(architecture.choices),
     )
     constraints = check_constraints(options.budgets, chosen, manifest, compiled.policy, compiled.program)

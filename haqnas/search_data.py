@@ -83,10 +83,11 @@ def find_sensitivity(
 class Scorer:
     """Reads the accuracy of networks, simulated, on data that is kept for the search.
 
-    `score_of` takes a canonical graph, which need not be the one that was given, and its bits.
+    `score_of` takes a canonical graph, which need not be the one that was given, and its bits; `read` a network.
     """
 
     score_of: Callable[[GraphModule, Policy], float]
+    read: Callable[[nn.Module], float]
     float_score: Callable[[], float]
     judged_on: str
 
@@ -101,11 +102,13 @@ def make_scorer(given: Given, seed: int, num_batches: int | None = None) -> Scor
         batches = given.batches[:num_batches]
         return lighten(quantize_without_training(canonical, policy, batches, given.ptq))
 
+    def agreement(model: nn.Module) -> float:
+        return score_agreement(model, given.model, given.batches)
+
     if given.train_data is None:
         return Scorer(
-            lambda canonical, policy: score_agreement(
-                simulate(canonical, policy), given.model, given.batches
-            ),
+            lambda canonical, policy: agreement(simulate(canonical, policy)),
+            agreement,
             lambda: 1.0,
             f"agreement on {given.source}",
         )
@@ -123,6 +126,7 @@ def make_scorer(given: Given, seed: int, num_batches: int | None = None) -> Scor
 
     return Scorer(
         lambda canonical, policy: score(simulate(canonical, policy)),
+        score,
         float_score,
         f"{len(split)} samples of train_data",
     )
@@ -144,3 +148,10 @@ def search_split(train_data: Dataset[Any], seed: int) -> Subset[Any]:
     count = min(SEARCH_SAMPLES, max(1, length // 2))
     chosen = np.random.default_rng([seed, 1]).permutation(length)[:count]
     return Subset(train_data, sorted(map(int, chosen)))
+
+
+def training_split(train_data: Dataset[Any], seed: int) -> Subset[Any]:
+    """The samples of the training data that searches are not judged on."""
+    judged_on = set(search_split(train_data, seed).indices)
+    length = dataset_length(train_data, "train_data")
+    return Subset(train_data, [index for index in range(length) if index not in judged_on])

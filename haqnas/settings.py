@@ -79,6 +79,9 @@ class Settings:
     qat_augment: Sequence[Augmentation] | None = None
     qat_randaugment: float | None = None  # strength of two random operations on each image, 0 to 1
     qat_mixup: float | None = None  # of pairs of samples, by shares from Beta(mixup, mixup)
+    qat_recipe: str | None = None  # "auto": what of it is not given is searched, by short trainings
+    qat_trials: int | None = None  # of recipes; None: 16
+    qat_trial_epochs: float | None = None  # of each of these trainings; None: a quarter of qat_epochs, else 1
     fresh: bool = False  # do not go on from an earlier run
     cache_folder: Path | None = None  # where times of kernels are kept
     progress: Report | None = None  # called as each stage begins
@@ -125,6 +128,9 @@ class SharedOptions(TypedDict, total=False):
     qat_augment: Sequence[Augmentation] | None
     qat_randaugment: float | None
     qat_mixup: float | None
+    qat_recipe: str | None
+    qat_trials: int | None
+    qat_trial_epochs: float | None
     fresh: bool
     cache_folder: Path | None
     progress: Report | None
@@ -149,8 +155,8 @@ def supernet_recipe_of(settings: Settings) -> SupernetRecipe:
     return SupernetRecipe(epochs=settings.supernet_epochs, time_s=settings.supernet_time_s)
 
 
-def recipe_of(settings: Settings) -> Recipe | None:
-    """The fine-tuning that was asked for; raises ConfigurationError for values that make no sense."""
+def given_recipe(settings: Settings) -> dict[str, Any]:
+    """What the user says of fine-tuning, but its length: fields of Recipe."""
     given = {
         "learning_rate": settings.qat_learning_rate,
         "batch_size": settings.qat_batch_size,
@@ -162,7 +168,12 @@ def recipe_of(settings: Settings) -> Recipe | None:
         "randaugment": settings.qat_randaugment,
         "mixup": settings.qat_mixup,
     }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def recipe_of(settings: Settings) -> Recipe | None:
+    """The fine-tuning that was asked for; raises ConfigurationError for values that make no sense."""
+    chosen = given_recipe(settings)
     if settings.qat_epochs is None and settings.qat_time_s is None:
         if chosen:
             raise ConfigurationError(

@@ -165,6 +165,24 @@ def test_where_programs_take_more_than_their_layers_the_budget_is_still_met(monk
     assert found.record.predicted_latency <= budget.latency
 
 
+def test_the_next_best_policies_are_told_where_they_are_wanted(made):
+    budget = made.budget(0.5)
+    alone = made.find(made.plan("marl"), budget)
+    assert alone.others == ()
+    found = made.find(made.plan("marl", num_finalists=4), budget)
+    assert (found.policy, found.record) == (alone.policy, alone.record)
+    policies = [found.policy, *(other.policy for other in found.others)]
+    assert len({policy.to_json() for policy in policies}) == 4
+    assert all(made.problem.latency(policy) <= budget.latency * (1 + 1e-9) for policy in policies)
+    drops = [found.record.drop, *(other.record.drop for other in found.others)]
+    assert drops == sorted(drops)
+    assert drops == pytest.approx([made.drop(policy) for policy in policies])
+    assert {other.record.stopped for other in found.others} == {"trials"}
+    one = Budget(latency=reach(made.problem).latency[0] * (1 + 1e-9))
+    plan = made.plan("marl", num_finalists=4, folder=_made(made.folder / "one"))
+    assert made.find(plan, one).others == ()
+
+
 def test_notes_tell_the_best_so_far_and_the_time_left(made):
     told = []
     found = made.find(made.plan("marl"), made.budget(0.5), note=lambda *of: told.append(of))

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from haqnas.inspection import Inspection, LayerTimes
 from haqnas.manifest import LayerRow, Manifest
 from haqnas.report.figures import Figure, bits_figure, builds_figure, prediction_figure, times_figure
-from haqnas.report.search_figures import credit_figure, progress_figure, tradeoff_figure
+from haqnas.report.search_figures import credit_figure, progress_figure, recipes_figure, tradeoff_figure
 from haqnas.report.trials import TrialRow
 
 Rows = Sequence[tuple[str, str]]
@@ -27,6 +27,18 @@ class Report:
     inspection: Inspection
     trials: Sequence[TrialRow] = ()
 
+    @property
+    def of_bits(self) -> Sequence[TrialRow]:
+        """The trials of networks and bits, without training."""
+        return [trial for trial in self.trials if not trial.is_of_recipe]
+
+    @property
+    def of_recipe(self) -> Sequence[TrialRow]:
+        """The trials that led to the recipe; an earlier search may have had other networks to choose from."""
+        record = self.manifest.recipe
+        study = None if record is None else record.study
+        return [trial for trial in self.trials if trial.is_of_recipe and trial.study == study]
+
 
 def render_page(report: Report) -> str:
     """The HTML text."""
@@ -34,9 +46,10 @@ def render_page(report: Report) -> str:
     unit = manifest.search.unit if manifest.search is not None else "s"
     found = (
         builds_figure(manifest.baseline),
-        tradeoff_figure(report.trials, unit),
-        progress_figure(report.trials),
-        credit_figure(manifest.search),
+        tradeoff_figure(report.of_bits, unit),
+        progress_figure(report.of_bits),
+        recipes_figure(report.of_recipe, manifest.recipe),
+        credit_figure(manifest.search, manifest.recipe),
         bits_figure(inspection.rows),
         times_figure(inspection.rows, inspection.times),
         prediction_figure(manifest),
@@ -98,7 +111,8 @@ def _as_script(figures: Sequence[Figure], report: Report) -> Markup:
             {"name": figure.name, "traces": figure.traces, "layout": figure.layout} for figure in figures
         ],
         "layers": {row.name: _layer_cells(row, times, index) for index, row in enumerate(rows)},
-        "trials": list(map(_trial_cells, report.trials)),
+        "trials": list(map(_trial_cells, report.of_bits)),
+        "recipes": {str(trial.number): _trial_cells(trial) for trial in report.of_recipe},
     }
     text = json.dumps(document, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))

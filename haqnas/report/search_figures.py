@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from haqnas.report.figures import GREY, TIMES, Figure, Trace
+from haqnas.report.figures import GREY, TIMES, WEIGHTS, Figure, Trace
 from haqnas.report.trials import TrialRow, best_so_far, by_strategy, pareto_front
-from haqnas.space.outcome import SearchRecord, Unit
+from haqnas.space.outcome import RecipeRecord, SearchRecord, Unit
 
 
 def tradeoff_figure(trials: Sequence[TrialRow], unit: Unit) -> Figure | None:
@@ -54,7 +54,22 @@ def tradeoff_figure(trials: Sequence[TrialRow], unit: Unit) -> Figure | None:
 
 
 def progress_figure(trials: Sequence[TrialRow]) -> Figure | None:
-    """The best score after each trial, of each strategy; failures at the foot."""
+    """The best score after each trial of bits, of each strategy; failures at the foot."""
+    return _progress("progress", "Progress", "The best score after each trial.", trials)
+
+
+def recipes_figure(trials: Sequence[TrialRow], record: RecipeRecord | None) -> Figure | None:
+    """The best score after each short training, of those that led to the recipe."""
+    if record is None:
+        return None
+    caption = (
+        f"Each point is a training of {record.trial_epochs:g} epochs by another recipe, the first one by the default. "
+        "Click a point for its choices."
+    )
+    return _progress("recipes", "Recipes of fine-tuning", caption, trials)
+
+
+def _progress(name: str, title: str, caption: str, trials: Sequence[TrialRow]) -> Figure | None:
     if not any(trial.score is not None for trial in trials):
         return None
     worst = min(trial.score for trial in trials if trial.score is not None)
@@ -75,7 +90,7 @@ def progress_figure(trials: Sequence[TrialRow]) -> Figure | None:
         marker = {"symbol": "x", "color": "#d62728", "size": 9}
         traces.append(_points("failed", failed, [worst] * len(failed), marker))
     layout = {"xaxis": {"title": {"text": "trial"}, "tickformat": "d"}, "yaxis": {"title": {"text": "score"}}}
-    return Figure("progress", "Progress", "The best score after each trial.", tuple(traces), layout)
+    return Figure(name, title, caption, tuple(traces), layout)
 
 
 def _points(
@@ -87,23 +102,33 @@ def _points(
         "name": name,
         "x": [trial.number for trial in trials],
         "y": list(scores),
+        "customdata": [trial.number for trial in trials],
         "hovertext": [f"{trial.strategy} {trial.number}: {trial.reason}" for trial in trials],
         "marker": marker,
     }
 
 
-def credit_figure(search: SearchRecord | None) -> Figure | None:
-    """Each agent's share in the answer's score: Shapley values of the critic of all trials."""
-    if search is None or not search.credit:
-        return None
-    bars = {
-        "type": "bar",
-        "x": list(search.credit),
-        "y": list(search.credit.values()),
-        "marker": {"color": TIMES},
+def credit_figure(search: SearchRecord | None, recipe: RecipeRecord | None) -> Figure | None:
+    """Each agent's share in the score of its search's answer: Shapley values of the critic of all trials."""
+    credits = {
+        "network and bits, untrained": ({} if search is None else search.credit, TIMES),
+        "recipe, by short trainings": ({} if recipe is None else recipe.credit, WEIGHTS),
     }
+    bars = tuple(
+        {
+            "type": "bar",
+            "name": name,
+            "x": list(credit),
+            "y": list(credit.values()),
+            "marker": {"color": colour},
+        }
+        for name, (credit, colour) in credits.items()
+        if credit
+    )
+    if not bars:
+        return None
     caption = (
         "What each agent's choices in the answer add to its score, against choices by chance: Shapley values of a "
-        "critic of all trials."
+        "critic of all trials of its search."
     )
-    return Figure("credit", "Credit", caption, (bars,), {"yaxis": {"title": {"text": "score"}}})
+    return Figure("credit", "Credit", caption, bars, {"yaxis": {"title": {"text": "score"}}})

@@ -16,10 +16,16 @@ class TrialRow:
     latency: float  # predicted, in the unit of the search
     choices: Mapping[str, str]  # by knob
     reason: str
+    study: str = ""  # its name
+
+    @property
+    def is_of_recipe(self) -> bool:
+        """Whether a training was tried, rather than bits without one."""
+        return self.fidelity == "short qat"
 
 
 def read_trials(journal: Path) -> tuple[TrialRow, ...]:
-    """Of all strategies that searched; none where there is no journal."""
+    """Of all strategies that searched, for bits and for recipes; none where there is no journal."""
     if not journal.exists():
         return ()
     from haqnas.search.study import read_journal  # Optuna takes a second to import
@@ -33,6 +39,7 @@ def read_trials(journal: Path) -> tuple[TrialRow, ...]:
             latency=float(stored.facts.get("latency", 0.0)),
             choices=stored.choices,
             reason=str(stored.facts.get("failure") or stored.facts.get("reason", "")),
+            study=stored.study,
         )
         for stored in read_journal(journal)
     )

@@ -11,7 +11,7 @@ class Best:
 
     accuracy: float
     drop: float
-    latency_share: float  # of uniform int8, predicted
+    latency_share: float | None  # of uniform int8, predicted; None: nobody asked
     credit: Mapping[str, float]
 
 
@@ -36,7 +36,8 @@ class SearchState:
             return "none succeeded yet"
         agent = max(best.credit, key=lambda name: abs(best.credit[name]), default=None)
         by = "" if agent is None else f" (most by {agent}: {best.credit[agent]:+.3g})"
-        return f"best drop {best.drop:.2%} at {best.latency_share:.1%} of the latency{by}"
+        at = "" if best.latency_share is None else f" at {best.latency_share:.1%} of the latency"
+        return f"best drop {best.drop:.2%}{at}{by}"
 
     def _left(self) -> str:
         return "" if self.left_s is None else f", about {self.left_s:.0f} s left"

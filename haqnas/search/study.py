@@ -116,17 +116,19 @@ class Study:
 
     def claim(self, action: Action, facts: Facts, limit: int) -> Record | None:
         """Begin the trial of `action`; None where another has it, or where there are `limit` trials already."""
-        chosen = zip(self.decisions, action, strict=True)
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params={decision.name: decision.options[option] for decision, option in chosen},
-            distributions=self._choices,
-            user_attrs={**facts, _OWNER: self.place.owner},
-        )
+        template = self._template(action, TrialState.RUNNING, facts)
         with taught_storage_errors(self.place.text):
             key = self._storage.create_new_trial(self._id, template)
             self._beat(key)
         return self._confirmed(key, limit)
+
+    def enqueue(self, action: Action, facts: Facts) -> None:
+        """A trial that waits for a worker to take it over; nothing where its action has one."""
+        if any(record.action == action for record in self.records()):
+            return
+        template = self._template(action, TrialState.WAITING, facts)
+        with taught_storage_errors(self.place.text):
+            self._storage.create_new_trial(self._id, template)
 
     def take_over(self, limit: int) -> Record | None:
         """Go on with a trial that a dead worker left; None where there is none."""
@@ -178,14 +180,25 @@ class Study:
             self._storage.engine.dispose()
 
     def copy_to(self, path: Path) -> None:
-        """Into a journal file, beside what other studies it holds."""
+        """Into a journal file, beside what other studies it holds; an earlier copy is replaced."""
         to_storage = open_journal(path)
+        if any(study.study_name == self.name for study in to_storage.get_all_studies()):
+            to_storage.delete_study(to_storage.get_study_id_from_name(self.name))
         with taught_storage_errors(self.place.text):
             quietly(
                 lambda: optuna.copy_study(
                     from_study_name=self.name, from_storage=self._storage, to_storage=to_storage
                 )
             )
+
+    def _template(self, action: Action, state: TrialState, facts: Facts) -> FrozenTrial:
+        chosen = zip(self.decisions, action, strict=True)
+        return create_trial(
+            state=state,
+            params={decision.name: decision.options[option] for decision, option in chosen},
+            distributions=self._choices,
+            user_attrs={**facts, _OWNER: self.place.owner},
+        )
 
     def _confirmed(self, key: int, limit: int) -> Record | None:
         records = self.records()
