@@ -1,6 +1,6 @@
-"""The default strategy's parts: a critic of all trials, projection into the budget, polishing on the critic."""
+"""The default strategy's parts: a critic of all trials, projection into the budget, rewards stretched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,6 @@ class Settings:
     behaviour_share: float = 0.03  # of uniform choices in what is sampled
     omega: float = 0.5  # weight of the KL term at the start, in standard deviations of rewards
     least_omega: float = 0.075
-    polish_share: float = 1.0
     tries: int = 50
     has_credit: bool = True  # else each head takes the shared reward for its own
     num_replayed: int | None = None  # only so many of the latest trials are learnt from
@@ -95,17 +94,3 @@ def projected(critic: Factored, heads: Heads, action: Action, price: Price) -> A
             return None
         _, cost, action = min(steps)
     return action
-
-
-def polished(critic: Factored, heads: Heads, action: Action, is_allowed: Callable[[Action], bool]) -> Action:
-    """Climb on the critic by single changes to allowed actions."""
-    value = critic.value(action)
-    while True:
-        better = [
-            (gained, other)
-            for other in neighbours(heads, action)
-            if (gained := critic.value(other)) > value + 1e-9 and is_allowed(other)
-        ]
-        if not better:
-            return action
-        value, action = max(better)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haqnas.search.critic import Critic
-from haqnas.search.marl import Settings, critic_of, polished, projected, sampled_marginals, stretched
+from haqnas.search.marl import Settings, critic_of, projected, sampled_marginals, stretched
 from haqnas.search.strategies.marl import HAQWall, Marl
 from haqnas.search.strategy import Task, Trial
 from tests.search.problems import price_of
@@ -29,17 +29,6 @@ def test_projected_actions_are_within_budget_and_stay_where_they_are(seed, limit
         assert projected(critic, HEADS, found, price) == found
         if price(action) <= 1:
             assert found == action
-
-
-def test_polishing_climbs_to_where_no_allowed_change_gains():
-    rng = np.random.default_rng(2)
-    critic = made_up(rng)
-    allowed = {action for action in EVERY if sum(action) != 3}
-    for start in allowed:
-        found = polished(critic, HEADS, start, allowed.__contains__)
-        assert found in allowed
-        near = [other for other in allowed if sum(a != b for a, b in zip(found, other, strict=True)) == 1]
-        assert max(map(critic.value, near)) <= critic.value(found) + 1e-9
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
