@@ -6,6 +6,7 @@
 The public names are imported on first use, so that `import haqnas.errors` does not load torch and TVM.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":  # a module of its own, which is not loaded with the rest
+        return importlib.import_module("haqnas.nn")
     if name in __all__:
         from haqnas import api
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from haqnas.graph.choices import find_choices
 from haqnas.graph.edit import is_call, shape_of
 
 aten = torch.ops.aten
@@ -38,8 +39,10 @@ def find_stages(gm: fx.GraphModule) -> tuple[tuple[ResidualBlock, ...], ...]:
 
     A block is a sum `x + f(x)` where nothing but the sum reads what is inside of f, and an activation after it that
     changes nothing in x. Blocks that hold other blocks are left out: they are the network rather than a part of it.
+    So are those in the branches of a `haqnas.nn.Choice`: a skip is a branch of its own there.
     """
-    found = [(node, *block) for node in gm.graph.nodes for block in _block(node)]
+    in_branches = {node for block in find_choices(gm) for branch in block.inside for node in branch}
+    found = [(node, *block) for node in gm.graph.nodes if node not in in_branches for block in _block(node)]
     sums = {node for node, _, _ in found}
     stages: list[list[ResidualBlock]] = []
     ends: dict[fx.Node, list[ResidualBlock]] = {}  # what a stage made last, while no other block has read it

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
+from haqnas.graph.choices import CHOOSE
 from haqnas.graph.edit import attribute, shape_of
 from haqnas.graph.functions import BINARY, UNARY
 
@@ -164,6 +165,12 @@ def _elementwise(ties: _Ties, node: fx.Node) -> Channels | None:
     return found
 
 
+def _chosen(ties: _Ties, node: fx.Node) -> Channels | None:
+    """One of several values: a channel goes in all of them or in none."""
+    is_constant = any(read.op == "get_attr" for read in node.all_input_nodes)
+    return None if is_constant else _elementwise(ties, node)
+
+
 def _aligned_size(node: fx.Node, dim: int) -> int:
     """Size of the dimension at `dim` from the end; 1 where broadcasting would add it."""
     shape = shape_of(node)
@@ -266,6 +273,7 @@ _RULES: Mapping[object, _Rule] = {
     **dict.fromkeys(UNARY, _same),
     **dict.fromkeys(BINARY, _elementwise),
     **dict.fromkeys(_IMAGE, _image),
+    CHOOSE: _chosen,
     aten.mean.dim: _mean,
     aten.permute.default: _permute,
     aten.reshape.default: _reshape,

@@ -11,6 +11,7 @@ from torch import fx
 from haqnas.errors import HaqnasError
 from haqnas.graph.activations import merge_activations
 from haqnas.graph.canonical import rewrite_operators
+from haqnas.graph.choices import norm_branches
 from haqnas.graph.constants import fold_constants
 from haqnas.graph.edit import copy_graph, emit, finish, is_call, replace, shape_of
 from haqnas.graph.parametrise import fold_batch_norm, make_layers
@@ -43,6 +44,7 @@ def merge_moves(gm: fx.GraphModule) -> fx.GraphModule:
 NORMALIZE_PASSES: tuple[Pass, ...] = (
     fold_constants,
     make_layers,
+    norm_branches,
     fold_batch_norm,
     rewrite_operators,
     merge_activations,

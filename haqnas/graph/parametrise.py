@@ -261,7 +261,7 @@ def fold_batch_norm(gm: fx.GraphModule) -> fx.GraphModule:
         ):
             continue
         x = node.args[0]
-        folded = _fold_into_layer(gm, node, x, *affine) or _depthwise(node, x, *affine)
+        folded = _fold_into_layer(gm, node, x, *affine) or _depthwise(gm, node, x, *affine)
         for user in list(node.users):
             replace(user, folded)
         node.graph.erase_node(node)
@@ -328,7 +328,7 @@ def rebuild_layer(layer: Layered, weight: Tensor, bias: Tensor | None, **changes
     return _module(type(layer), weight, bias, sizes, **config)
 
 
-def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.Node:
+def _depthwise(gm: fx.GraphModule, node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.Node:
     """Batch norm on its own: a 1x1 convolution with one group per channel."""
     shape, channels = shape_of(x), factor.numel()
     kind, rank = (nn.Conv2d, 2) if len(shape) == 4 else (nn.Conv1d, 1)
@@ -342,6 +342,7 @@ def _depthwise(node: fx.Node, x: fx.Node, factor: Tensor, shift: Tensor) -> fx.N
     assert isinstance(mean, fx.Node)
     path = str(mean.meta.get("parameter", "")).removesuffix(".running_mean")
     path = path if path not in ("", "running_mean") else _calling_module(node)[0] or node.name
-    made = emit_module(node, path, module, x)
+    taken = {str(other.target) for other in gm.graph.nodes if other.op == "call_module"}
+    made = emit_module(node, _unused(path, taken), module, x)
     note_batch_norm(made)
     return made if is_regular else emit(node, aten.reshape.default, made, [-1, *shape[1:]])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from haqnas.graph.choices import CHOOSE
 from haqnas.graph.edit import copy_graph, fake_mode, finish, infer_value, shape_of
 from haqnas.graph.functions import BINARY, UNARY
 from haqnas.graph.trace import quiet
@@ -141,6 +142,7 @@ def _factors(old: Shape, made: Shape) -> Sequence[tuple[list[int], list[int]]]:
 
 _RULES: Mapping[object, _Rule] = {
     **dict.fromkeys((*UNARY, *BINARY), _as_it_is),
+    CHOOSE: _as_it_is,
     aten.adaptive_avg_pool2d.default: _as_it_is,
     aten.mean.dim: _as_it_is,
     aten.cat.default: _as_it_is,

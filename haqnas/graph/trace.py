@@ -20,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from haqnas.errors import UnsupportedModelError
 from haqnas.graph.check import check_model, describe_error, in_eval_mode, run_forward
+from haqnas.graph.choices import all_branches, take_branches
 from haqnas.graph.edit import arguments, store_constant
 from haqnas.graph.interpreted import Interpreted, name_inputs
 from haqnas.graph.location import at, error_place, node_place
@@ -29,18 +30,19 @@ _STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _ASSERTIONS = (torch.ops.aten._assert_tensor_metadata.default,)
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], branches: bool = False) -> fx.GraphModule:
     """Trace `model` in eval mode on `example_inputs` (batch 1); what the nodes of a GraphModule say is kept.
 
     Returns a graph of functional aten operators; parameters and buffers are `get_attr` nodes whose
     `meta["parameter"]` is the qualified name; they hold copies, so the model cannot change through the graph;
-    the output is a flat tuple.
+    the output is a flat tuple. `branches`: with all of each `haqnas.nn.Choice` (`haqnas.graph.choices`), to cut
+    architectures out of it; else with the first.
     Raises UnsupportedModelError, with the line of the model, for what cannot be traced.
     """
     check_model(model, example_inputs)
     traceable = Interpreted(model) if isinstance(model, fx.GraphModule) else model
     try:
-        with torch.no_grad(), quiet(), in_eval_mode(traceable):
+        with torch.no_grad(), quiet(), in_eval_mode(traceable), _choices(traceable, branches):
             exported = torch.export.export(traceable, example_inputs, strict=False)
             _check_shapes(exported.graph)
             functional = exported.run_decompositions({})
@@ -53,7 +55,11 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     traced = _rebuild(functional)
     if isinstance(model, fx.GraphModule):
         name_inputs(traced, model)
-    return traced
+    return traced if branches else take_branches(traced)
+
+
+def _choices(model: nn.Module, branches: bool) -> contextlib.AbstractContextManager[None]:
+    return all_branches(model) if branches else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

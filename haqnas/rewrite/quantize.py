@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from haqnas.errors import UnsupportedModelError
+from haqnas.graph.choices import require_no_choices
 from haqnas.graph.edit import inherited_meta
 from haqnas.quantspec import WEIGHT_BITS, QuantSpec, act_range, weight_range
 from haqnas.rewrite.kinds import LAYER_TYPES, aten, is_layer, tensor_inputs
@@ -56,9 +57,11 @@ def quantize(graph: GraphModule, policy: Policy) -> GraphModule:
     """Make the fake-quantized module of a canonical graph; its activation ranges are set by `calibrate`.
 
     Layers become brevitas layers under the same names; quantizers are `call_module` nodes after the values they
-    quantize. The input is unchanged. Raises ConfigurationError when the policy names an unknown layer, and
+    quantize. The input is unchanged. Raises ConfigurationError when the policy names an unknown layer or a
+    block has alternatives left, and
     UnsupportedModelError for weights that are not finite.
     """
+    require_no_choices(graph)
     names = [str(node.target) for node in graph.graph.nodes if is_layer(graph, node)]
     policy.check_layers(list(dict.fromkeys(names)))
     plan = plan_quantizers(graph, policy)

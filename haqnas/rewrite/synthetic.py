@@ -104,6 +104,8 @@ def _fit(model: nn.Module, batch: Batch, num_steps: int) -> Batch:
             _statistics_losses(model) as losses,
         ):  # also where the caller works without gradients
             model(*inputs)
+            if not losses:  # batch norms of branches that are not taken
+                return batch
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return tuple(part.detach() for part in inputs)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from haqnas.errors import ConfigurationError
+from haqnas.nn import Choice
 from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.synthetic import synthetic_batches
 
@@ -40,6 +41,13 @@ def test_without_batch_norm_inputs_look_like_the_example() -> None:
     assert float(x.mean()) == pytest.approx(5, abs=0.5)
     assert float(x.std()) == pytest.approx(2, abs=0.3)
     assert float(y.std()) == pytest.approx(1, abs=0.4)
+
+
+def test_batch_norms_of_branches_that_are_not_taken_say_nothing() -> None:
+    model = Choice(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))).eval()
+    example = torch.zeros(1, 3, 12, 12)
+    batches = synthetic_batches(model, (example,), np.random.default_rng(0), 8)
+    assert sum(len(batch[0]) for batch in batches) == 8
 
 
 def test_reestimation_measures_the_batches_and_leaves_the_model_alone() -> None:
