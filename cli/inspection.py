@@ -133,8 +133,14 @@ def inspect_space(place: str, is_json: bool) -> None:
 
 
 def _space_document(shown: "ShownSpace") -> dict[str, Any]:
-    """For programs: one object a knob; the first choice is the network as it is."""
-    knobs = [{**asdict(knob), "least_macs": shown.least_macs[knob.name]} for knob in shown.space.knobs]
+    """For programs: one object a knob; the first choice is the network as it is. Only operators have labels."""
+    knobs = [
+        {
+            **{key: value for key, value in asdict(knob).items() if key != "labels" or value},
+            "least_macs": shown.least_macs[knob.name],
+        }
+        for knob in shown.space.knobs
+    ]
     return {"knobs": knobs, "macs": shown.macs, "num_architectures": shown.space.size}
 
 
@@ -143,7 +149,7 @@ def _print_space(shown: "ShownSpace") -> None:
     rows = [
         (
             knob.name,
-            " ".join(map(str, knob.choices)),
+            (", " if knob.labels else " ").join(map(knob.label, knob.choices)),
             f"{shown.least_macs[knob.name] / shown.macs:.1%}",
             f"{knob.layers[0]} + {len(knob.layers) - 1} more" if len(knob.layers) > 1 else knob.layers[0],
         )

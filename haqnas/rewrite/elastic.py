@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from haqnas.graph.blocks import ResidualBlock, find_stages
 from haqnas.graph.channels import ChannelMap, map_channels
+from haqnas.graph.choices import branches_of, choose_nodes, find_choices
 from haqnas.graph.edit import attribute, shape_of
 from haqnas.graph.kernel_size import kernel_sizes
 from haqnas.graph.layers import list_layers
@@ -23,7 +24,7 @@ from haqnas.graph.widths import WidthGroup, find_width_groups
 from haqnas.rewrite.narrow import LayerPart, channel_masks, layer_part, narrowed_arguments
 from haqnas.rewrite.specialise import foreign_knob
 from haqnas.space.architecture import Architecture, ArchitectureKnob, ArchitectureSpace, KnobKind
-from haqnas.space.elastic import depth_name, width_name
+from haqnas.space.elastic import depth_name, operator_name, width_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Structure:
     channels: ChannelMap
     groups: Mapping[str, WidthGroup]  # by knob
     stages: Mapping[str, tuple[ResidualBlock, ...]]  # by knob
+    blocks: Mapping[str, tuple[str, ...]]  # names of branches, by knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def read_structure(canonical: GraphModule, space: ArchitectureSpace) -> Structur
         channels,
         {width_name(group): group for group in find_width_groups(canonical, channels)},
         {depth_name(stage): stage for stage in find_stages(canonical)},
+        {operator_name(block.path): block.names for block in find_choices(canonical)},
     )
     for knob in space.knobs:
         if _amount(structure, knob) != knob.choices[0]:
@@ -75,6 +78,8 @@ def _amount(structure: Structure, knob: ArchitectureKnob) -> int | None:
     if knob.kind is KnobKind.DEPTH:
         stage = structure.stages.get(knob.name)
         return None if stage is None else len(stage)
+    if knob.kind is KnobKind.OPERATOR:
+        return knob.choices[0] if structure.blocks.get(knob.name) == knob.labels else None
     if knob.kind is KnobKind.KERNEL:
         layers = {layer.name for layer in list_layers(structure.canonical)}
         sizes = (
@@ -117,15 +122,36 @@ _Changed = Mapping[ArchitectureKnob, int]
 
 
 def _stand_ins(structure: Structure, graph: GraphModule, changed: _Changed) -> dict[fx.Node, fx.Node]:
-    depths = {knob.name: value for knob, value in changed.items() if knob.kind is KnobKind.DEPTH}
-    if not depths:
-        return {}
+    """What a dropped block read, the branch that a block with alternatives has: nodes that are computed themselves."""
     nodes = {node.name: node for node in graph.graph.nodes}
+    dropped = {
+        nodes[block.result]: nodes[block.source]
+        for knob, value in changed.items()
+        if knob.kind is KnobKind.DEPTH
+        for block in structure.stages[knob.name][value:]
+    }
+    chosen = {knob.name: value for knob, value in changed.items() if knob.kind is KnobKind.OPERATOR}
+    for node in choose_nodes(graph):
+        dropped[node] = branches_of(node)[chosen.get(operator_name(str(node.args[1])), 0)]
     found: dict[fx.Node, fx.Node] = {}
-    for name, depth in depths.items():
-        for block in structure.stages[name][depth:]:
-            source = nodes[block.source]
-            found[nodes[block.result]] = found.get(source, source)
+    for node in (
+        graph.graph.nodes if dropped else ()
+    ):  # in order: what stands in may have been replaced itself
+        if node in dropped:
+            found[node] = found.get(dropped[node], dropped[node])
+    return found
+
+
+def read_values(structure: Structure, candidate: Architecture) -> dict[str, frozenset[str]]:
+    """By layer of a candidate, the values that its calls read: names of nodes of the canonical graph."""
+    graph = structure.canonical
+    stand_ins = _stand_ins(structure, graph, structure.space.changes(candidate))
+    found: dict[str, frozenset[str]] = {}
+    for node in _needed(graph, stand_ins):
+        if node.op == "call_module":
+            (read,) = node.all_input_nodes
+            value = stand_ins.get(read, read).name
+            found[str(node.target)] = found.get(str(node.target), frozenset()) | {value}
     return found
 
 

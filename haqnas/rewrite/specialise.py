@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from haqnas.errors import ConfigurationError
 from haqnas.graph.blocks import find_stages
 from haqnas.graph.channels import map_channels
+from haqnas.graph.choices import find_choices, settle, take_branches
 from haqnas.graph.edit import attribute, copy_graph, finish
 from haqnas.graph.kernel_size import crop_kernel, kernel_sizes
 from haqnas.graph.layers import list_layers
@@ -17,7 +18,7 @@ from haqnas.graph.resize import resize_input
 from haqnas.graph.widths import find_width_groups
 from haqnas.rewrite.narrow import remove_channels
 from haqnas.space.architecture import Architecture, ArchitectureKnob, ArchitectureSpace, KnobKind
-from haqnas.space.elastic import depth_name, kernel_name, width_name
+from haqnas.space.elastic import depth_name, kernel_name, operator_name, width_name
 
 # By layer: (size**d, size**d) by side length, as `crop_kernel` takes them.
 KernelTransforms = Mapping[str, Mapping[int, Tensor]]
@@ -32,10 +33,21 @@ def specialise(
 ) -> GraphModule:
     """The canonical graph of a candidate, with the weights of `canonical`, which is unchanged.
 
-    Widths keep the most important channels, in their order: a smaller width keeps some of those of a greater one,
-    whatever the rest of the candidate. Nothing is trained: statistics of activations are others than before.
+    Blocks of `haqnas.nn.Choice` have one branch, the first one where the candidate says nothing. Widths keep the most
+    important channels, in their order: a smaller width keeps some of those of a greater one, whatever the rest of the
+    candidate. Nothing is trained: statistics of activations are others than before.
     Raises ConfigurationError for what is not in the space, and for a space of another network.
     """
+    return finish(take_branches(narrow_down(canonical, space, candidate, transforms)))
+
+
+def narrow_down(
+    canonical: GraphModule,
+    space: ArchitectureSpace,
+    candidate: Architecture,
+    transforms: KernelTransforms = NO_TRANSFORMS,
+) -> GraphModule:
+    """As `specialise`, but blocks of `haqnas.nn.Choice` that the candidate does not name keep all their branches."""
     changed = space.changes(candidate)
     by_kind = {
         kind: {knob.name: (knob, value) for knob, value in changed.items() if knob.kind is kind}
@@ -46,6 +58,7 @@ def specialise(
         graph = _with_widths(graph, by_kind[KnobKind.WIDTH])
     graph = _with_kernels(graph, by_kind[KnobKind.KERNEL], transforms)
     graph = _with_depths(graph, by_kind[KnobKind.DEPTH])
+    graph = settle(graph, _branches(canonical, space, candidate))
     for knob, height in by_kind[KnobKind.RESOLUTION].values():
         resized = resize_input(graph, height)
         if resized is None:
@@ -90,6 +103,17 @@ def _with_depths(graph: GraphModule, chosen: _Chosen) -> GraphModule:
         for block in reversed(stages[name][depth:]):
             nodes[block.result].replace_all_uses_with(nodes[block.source])
     return finish(graph)
+
+
+def _branches(canonical: GraphModule, space: ArchitectureSpace, candidate: Architecture) -> dict[str, int]:
+    """The branches that a candidate names, by the paths of their blocks."""
+    blocks = {operator_name(block.path): block for block in find_choices(canonical)}
+    knobs = [knob for knob in space.knobs if knob.kind is KnobKind.OPERATOR]
+    for knob in knobs:
+        if knob.name not in blocks or blocks[knob.name].names != knob.labels:
+            raise foreign_knob(knob)
+    named = candidate.choices
+    return {blocks[knob.name].path: named[knob.name] for knob in knobs if knob.name in named}
 
 
 def _with_kernels(graph: GraphModule, chosen: _Chosen, transforms: KernelTransforms) -> GraphModule:

@@ -1,4 +1,4 @@
-"""Architectures: which widths, depths, kernel sizes and resolutions a network may have, and which ones are chosen."""
+"""Architectures: which widths, depths, kernel sizes, resolutions and operators a network may have, and those chosen."""
 
 import fnmatch
 import json
@@ -22,6 +22,7 @@ class KnobKind(StrEnum):
     DEPTH = "depth"  # blocks of a stage that are kept, the first ones
     KERNEL = "kernel"  # side length
     RESOLUTION = "resolution"  # height of the input image; the width goes with it
+    OPERATOR = "operator"  # number of the branch of a haqnas.nn.Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,14 @@ class ArchitectureKnob:
     name: str
     kind: KnobKind
     layers: tuple[str, ...]
-    choices: tuple[int, ...]  # that of the network as it is, then ever smaller ones
+    choices: tuple[
+        int, ...
+    ]  # that of the network as it is, then ever smaller ones; branches in the user's order
+    labels: tuple[str, ...] = ()  # names of branches, by their numbers
+
+    def label(self, choice: int) -> str:
+        """What people read for a choice."""
+        return self.labels[choice] if self.labels else str(choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +48,18 @@ class Architecture:
 
     choices: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
-    def to_json(self) -> str:
-        """The text of a file that `from_json` reads."""
-        return json.dumps({"schema": SCHEMA, "choices": dict(sorted(self.choices.items()))}, indent=2) + "\n"
+    def to_json(self, operators: Mapping[str, str] = MappingProxyType({})) -> str:
+        """The text of a file that `from_json` reads; `operators` tells people the names of branches, by knob."""
+        document = {"schema": SCHEMA, "choices": dict(sorted(self.choices.items()))}
+        named = {"operators": dict(sorted(operators.items()))} if operators else {}
+        return json.dumps({**document, **named}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "architecture") -> Self:
         """Inverse of `to_json`; raises ConfigurationError that names `source`."""
         document = read_document(text, SCHEMA, source)
         choices = document.get("choices")
-        if set(document) != {"schema", "choices"} or not isinstance(choices, dict):
+        if set(document) - {"operators"} != {"schema", "choices"} or not isinstance(choices, dict):
             raise ConfigurationError(
                 f'{source} has the keys "schema" and "choices" (an object of knob to number), '
                 f"but got {', '.join(sorted(document))}"
@@ -78,7 +88,7 @@ class ArchitectureSpace:
 
     @property
     def least(self) -> Architecture:
-        """The last choice of every knob."""
+        """The last choice of every knob; of operators that says nothing of their cost."""
         return Architecture({knob.name: knob.choices[-1] for knob in self.knobs})
 
     def covers(self, other: "ArchitectureSpace") -> bool:
@@ -89,30 +99,31 @@ class ArchitectureSpace:
     def bounded(self, least: Mapping[str, int]) -> "ArchitectureSpace":
         """The space without choices below `least`, by globs of knobs' names; a knob with one choice left is none.
 
-        Raises ConfigurationError for a glob that matches no knob.
+        Operators have no size and stay. Raises ConfigurationError for a glob that matches no knob of a size.
         """
+        sizes = [knob.name for knob in self.knobs if knob.kind is not KnobKind.OPERATOR]
         for glob in least:
-            if not fnmatch.filter([knob.name for knob in self.knobs], glob):
+            if not fnmatch.filter(sizes, glob):
                 raise ConfigurationError(
-                    f"no knob matches {glob!r}; the knobs are {', '.join(knob.name for knob in self.knobs) or 'none'}"
+                    f"no knob matches {glob!r}; the knobs with a size are {', '.join(sizes) or 'none'}"
                 )
-        bounds = {
-            knob: max(
-                (value for glob, value in least.items() if fnmatch.fnmatchcase(knob.name, glob)), default=0
-            )
-            for knob in self.knobs
-        }
-        kept = [
-            replace(knob, choices=tuple(choice for choice in knob.choices if choice >= bound))
-            for knob, bound in bounds.items()
-        ]
+
+        def kept_of(knob: ArchitectureKnob) -> ArchitectureKnob:
+            if knob.kind is KnobKind.OPERATOR:
+                return knob
+            bounds = (value for glob, value in least.items() if fnmatch.fnmatchcase(knob.name, glob))
+            bound = max(bounds, default=0)
+            return replace(knob, choices=tuple(choice for choice in knob.choices if choice >= bound))
+
+        kept = map(kept_of, self.knobs)
         return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
 
     def opened(self, shares: Mapping[KnobKind, float]) -> "ArchitectureSpace":
         """The space with a share, 0 to 1, of the smaller choices of each kind, the greater ones first; without one all.
 
-        A knob with one choice left is none.
+        A knob with one choice left is none. All operators stay: they are in no order of size.
         """
+        shares = {**shares, KnobKind.OPERATOR: 1.0}
         kept = [
             replace(
                 knob,
@@ -121,6 +132,14 @@ class ArchitectureSpace:
             for knob in self.knobs
         ]
         return ArchitectureSpace(tuple(knob for knob in kept if len(knob.choices) > 1))
+
+    def operators(self, candidate: Architecture) -> Mapping[str, str]:
+        """The names of the branches that a candidate has, by knob."""
+        return {
+            knob.name: knob.label(candidate.choices.get(knob.name, knob.choices[0]))
+            for knob in self.knobs
+            if knob.kind is KnobKind.OPERATOR
+        }
 
     def changes(self, candidate: Architecture) -> Mapping[ArchitectureKnob, int]:
         """The knobs that a candidate sets otherwise than the network has them; raises ConfigurationError as `check`."""

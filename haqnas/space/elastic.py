@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from haqnas.errors import ConfigurationError
 from haqnas.graph.blocks import ResidualBlock, find_stages
 from haqnas.graph.channels import map_channels
+from haqnas.graph.choices import find_choices
 from haqnas.graph.edit import attribute, copy_graph, shape_of
 from haqnas.graph.kernel_size import kernel_sizes
 from haqnas.graph.layers import list_layers
@@ -30,10 +31,19 @@ class Elasticity:
 
 
 def derive_architecture_space(graph: GraphModule, elasticity: Elasticity = Elasticity()) -> ArchitectureSpace:
-    """All knobs of a canonical graph: resolution, depth of stages, widths of groups, kernel sizes, in graph order."""
+    """All knobs of a canonical graph: resolution, operators, depths of stages, widths of groups, kernel sizes.
+
+    Each kind is in graph order. Operators are those of graphs that were traced with `branches`.
+    """
     graph = copy_graph(graph)  # without what nothing reads
     return ArchitectureSpace(
-        (*_resolution(graph, elasticity), *_depths(graph), *_widths(graph, elasticity), *_kernels(graph))
+        (
+            *_resolution(graph, elasticity),
+            *_operators(graph),
+            *_depths(graph),
+            *_widths(graph, elasticity),
+            *_kernels(graph),
+        )
     )
 
 
@@ -65,11 +75,28 @@ def _resolution(graph: GraphModule, elasticity: Elasticity) -> Iterator[Architec
         )
 
 
+def _operators(graph: GraphModule) -> Iterator[ArchitectureKnob]:
+    """A block may have any of its branches; those without layers not where nothing but blocks has layers."""
+    has_others = _has_layers_beside_blocks(graph)
+    for block in find_choices(graph):
+        has_layers = [any(node.op == "call_module" for node in nodes) for nodes in block.inside]
+        choices = tuple(number for number, has in enumerate(has_layers) if has or has_others or number == 0)
+        if len(choices) > 1:
+            name = operator_name(block.path)
+            yield ArchitectureKnob(name, KnobKind.OPERATOR, block.layers, choices, labels=block.names)
+
+
+def _has_layers_beside_blocks(graph: GraphModule) -> bool:
+    """Whether a network is left without all that may go."""
+    inside = {name for stage in find_stages(graph) for block in stage for name in block.layers}
+    inside |= {name for block in find_choices(graph) for name in block.layers}
+    return inside != {layer.name for layer in list_layers(graph)}
+
+
 def _depths(graph: GraphModule) -> Iterator[ArchitectureKnob]:
     """A stage may lose all its blocks, unless nothing but blocks has layers."""
     stages = find_stages(graph)
-    inside = {name for stage in stages for block in stage for name in block.layers}
-    least = 1 if inside == {layer.name for layer in list_layers(graph)} else 0
+    least = 0 if _has_layers_beside_blocks(graph) else 1
     for stage in stages:
         if len(stage) > least:
             layers = tuple(name for block in stage[least:] for name in block.layers)
@@ -94,6 +121,11 @@ def _kernels(graph: GraphModule) -> Iterator[ArchitectureKnob]:
         sizes = kernel_sizes(attribute(graph, layer.name))
         if sizes:
             yield ArchitectureKnob(kernel_name(layer.name), KnobKind.KERNEL, (layer.name,), sizes)
+
+
+def operator_name(path: str) -> str:
+    """Name of the knob of a `haqnas.nn.Choice`: after its path in the model."""
+    return f"{KnobKind.OPERATOR}:{path}"
 
 
 def depth_name(stage: tuple[ResidualBlock, ...]) -> str:

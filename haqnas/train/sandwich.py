@@ -2,7 +2,10 @@
 
 Everything follows from (seed, number of the draw), so that a run can go on anywhere. Knobs open one after the other
 (progressive shrinking, as in Once-for-All): kernel sizes, then depths, then widths, each to its greater choices first.
-Resolutions are open from the start.
+Resolutions and operators are open from the start.
+
+Operators are drawn for all networks of a step, the largest and the smallest too, which are so in their sizes: every
+branch of a block is trained equally often (FairNAS), and none has the weight of being in each step.
 """
 
 import math
@@ -37,15 +40,39 @@ def space_at(space: ArchitectureSpace, progress: float, shrinking: float) -> Arc
 
 
 def sandwich(
-    space: ArchitectureSpace, seed: int, step: int, num_random: int, has_largest: bool = True
+    space: ArchitectureSpace, seed: int, step: int, num_random: int, largest_every: int = 1
 ) -> tuple[Architecture, ...]:
-    """The networks of a step, each once: the largest first, unless left out, the smallest, `num_random` drawn ones."""
+    """The networks of a step: the largest, in every `largest_every`-th one; the smallest; `num_random` drawn ones.
+
+    Each once, but where operators are drawn: leaving one out would leave out a turn of its operators.
+    """
     drawn = [draw(space, seed, step * num_random + number) for number in range(num_random)]
-    unlike = [space.identity] if has_largest else []
-    for candidate in (space.least, *drawn):
-        if candidate not in unlike:
-            unlike.append(candidate)
-    return tuple(unlike)
+    networks = [space.least, *drawn]
+    first = step * len(networks)
+    networks = [with_operators(space, one, seed, first + place) for place, one in enumerate(networks)]
+    if step % largest_every == 0:
+        networks.insert(
+            0, with_operators(space, space.identity, seed, step // largest_every, of_largest=True)
+        )
+    if any(knob.kind is KnobKind.OPERATOR for knob in space.knobs):
+        return tuple(networks)
+    return tuple(one for place, one in enumerate(networks) if one not in networks[:place])
+
+
+def with_operators(
+    space: ArchitectureSpace, candidate: Architecture, seed: int, number: int, of_largest: bool = False
+) -> Architecture:
+    """The candidate with the operators of the `number`-th draw of a strictly fair sequence.
+
+    The largest networks have a sequence of their own, as they are not in every step.
+    """
+    salt = ":largest" if of_largest else ":operators"
+    drawn = {
+        knob.name: _fair_choice(knob, seed, number, salt)
+        for knob in space.knobs
+        if knob.kind is KnobKind.OPERATOR
+    }
+    return Architecture({**candidate.choices, **drawn})
 
 
 def draw(space: ArchitectureSpace, seed: int, number: int) -> Architecture:
@@ -57,9 +84,9 @@ def draw(space: ArchitectureSpace, seed: int, number: int) -> Architecture:
     return Architecture({knob.name: _fair_choice(knob, seed, number) for knob in space.knobs})
 
 
-def _fair_choice(knob: ArchitectureKnob, seed: int, number: int) -> int:
+def _fair_choice(knob: ArchitectureKnob, seed: int, number: int, salt: str = "") -> int:
     count = len(knob.choices)
     cycle, place = divmod(number, count)
-    entropy = (seed % 2**64, zlib.crc32(knob.name.encode()), count, cycle)
+    entropy = (seed % 2**64, zlib.crc32((knob.name + salt).encode()), count, cycle)
     order = np.random.default_rng(entropy).permutation(count)
     return knob.choices[int(order[place])]

@@ -48,6 +48,12 @@ class Sensitivity:
     def of(self, layer: str, spec: QuantSpec) -> float:
         return self.losses[layer][spec]
 
+    def joined(self, other: "Sensitivity") -> "Sensitivity":
+        """With that of other layers, by the same method on the same samples."""
+        return replace(
+            self, losses={**self.losses, **other.losses}, projected={**self.projected, **other.projected}
+        )
+
 
 Choices = Mapping[str, Sequence[QuantSpec]]  # of a layer, by name
 
@@ -69,6 +75,8 @@ def estimate_loss(
         calls = _gradients(graph, batch, generator)
         own: dict[tuple[str, QuantSpec], Tensor] = {}
         for call in calls:
+            if str(call.node.target) not in choices:
+                continue
             for spec, change in _changes(quantizers, call.node, call.inputs, choices):
                 key = (str(call.node.target), spec)
                 own[key] = own.get(key, torch.zeros(())) + _sum_by_sample(change * call.gradient, batch)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from haqnas.errors import ConfigurationError
+from haqnas.graph.choices import take_branches
 from haqnas.graph.digest import add_graph
 from haqnas.rewrite.batch_norm import reestimate_batch_norm
 from haqnas.rewrite.calibrate import Batch
@@ -166,7 +167,7 @@ def _prepare(
     return _Run(
         structure=structure,
         shared=in_channels_last(shared).train(),
-        teacher=copy_for_inference(structure.canonical),
+        teacher=copy_for_inference(take_branches(structure.canonical)),
         optimizer=_optimizer(shared, recipe),
         source=source_of(data, recipe.batch_size, seed),
         recipe=recipe,
@@ -214,7 +215,7 @@ def _step(run: _Run, batches: Iterator[Any], step: int, progress: float) -> floa
     run.optimizer.zero_grad(set_to_none=True)
     opened = space_at(run.structure.space, progress, recipe.shrinking)
     has_largest = step % recipe.largest_every == 0
-    candidates = sandwich(opened, run.seed, step, recipe.num_random, has_largest)
+    candidates = sandwich(opened, run.seed, step, recipe.num_random, recipe.largest_every)
     with torch.no_grad(), autocast(run.autocast_dtype):
         wanted = run.teacher(*inputs)
     lesson = Lesson(inputs, labels, tuple(wanted), recipe, run.autocast_dtype)

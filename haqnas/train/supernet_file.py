@@ -17,7 +17,7 @@ from haqnas.rewrite.shared import normed_layers, share_weights
 from haqnas.space.architecture import ArchitectureKnob, ArchitectureSpace, KnobKind
 from haqnas.train.supernet import Supernet, SupernetTraining
 
-SCHEMA = 1
+SCHEMA = 2
 DOCUMENT = "document"  # the array that holds the JSON text; names of weights have a dot
 
 
@@ -79,8 +79,8 @@ def weights_sha256(supernet: Supernet) -> str:
     return digest.hexdigest()
 
 
-def _knob(name: str, kind: str, layers: list[str], choices: list[int]) -> ArchitectureKnob:
-    return ArchitectureKnob(name, KnobKind(kind), tuple(layers), tuple(choices))
+def _knob(name: str, kind: str, layers: list[str], choices: list[int], labels: list[str]) -> ArchitectureKnob:
+    return ArchitectureKnob(name, KnobKind(kind), tuple(layers), tuple(choices), tuple(labels))
 
 
 def _counts(canonical: GraphModule) -> dict[str, int]:

@@ -27,7 +27,7 @@ def test_a_space_without_its_least_choices():
     assert SPACE.bounded({}) == SPACE
     assert SPACE.bounded({"*": 16, "width:a": 24}).knobs == bounded.knobs
     with pytest.raises(
-        ConfigurationError, match=r"no knob matches 'depth:\*'; the knobs are width:a, kernel:b"
+        ConfigurationError, match=r"no knob matches 'depth:\*'; the knobs with a size are width:a, kernel:b"
     ):
         SPACE.bounded({"depth:*": 1})
 
