@@ -95,7 +95,7 @@ def group() -> None:
 @click.option(
     "--architecture",
     metavar="auto",
-    help="Search widths, depths and kernel sizes together with the bits (docs/architecture-space.md).",
+    help="Search widths, depths, kernel sizes and operators with the bits (docs/architecture-space.md).",
 )
 @click.option(
     "--supernet-epochs",

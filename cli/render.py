@@ -217,7 +217,12 @@ def search_rows(manifest: "Manifest") -> list[tuple[str, str]]:
         rows = [
             ("bits", f"{bits} (by {search.strategy})"),
             *(
-                [("architecture", _describe_architecture(manifest.architecture))]
+                [
+                    (
+                        "architecture",
+                        _describe_architecture({**manifest.architecture, **(manifest.operators or {})}),
+                    )
+                ]
                 if manifest.architecture
                 else []
             ),
@@ -227,7 +232,7 @@ def search_rows(manifest: "Manifest") -> list[tuple[str, str]]:
     return rows + [("budget", _describe_constraint(constraint)) for constraint in manifest.constraints]
 
 
-def _describe_architecture(choices: "Mapping[str, int]") -> str:
+def _describe_architecture(choices: "Mapping[str, int | str]") -> str:
     """What is chosen, by kind."""
     kinds: dict[str, list[str]] = {}
     for name, choice in choices.items():

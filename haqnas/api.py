@@ -72,10 +72,9 @@ def compile(
     directory = Path(output)
     report = Reporter(settings.progress)
     with open_output(directory) as state, taught_os_errors(directory), in_eval_mode(model):
-        report("trace", "")
         given = {"calibration_data": calibration_data, "train_data": train_data}
         judges = Judges(val_data, evaluate, settings.val_samples)
-        subject = read_subject(model, example_inputs, given, judges, settings.seed)
+        subject = read_subject(model, example_inputs, given, judges, settings, report)
         task = plan_task(subject, checked, directory, state)
         task.check_ready()
         finished = run_task(subject, task, report)
@@ -105,11 +104,10 @@ def compile_for_targets(
     orders = order_targets(targets, Path(output), name, options)
     report = Reporter(options.get("progress"), orders[0].target, len(orders))
     with open_outputs(Path(output), orders) as states, in_eval_mode(model):
-        report("trace", "")
         given = {"calibration_data": calibration_data, "train_data": train_data}
         settings = orders[0].options.settings
         judges = Judges(val_data, evaluate, settings.val_samples)
-        subject = read_subject(model, example_inputs, given, judges, settings.seed)
+        subject = read_subject(model, example_inputs, given, judges, settings, report)
         tasks = [
             plan_task(subject, order.options, order.directory, state)
             for order, state in zip(orders, states, strict=True)

@@ -78,6 +78,10 @@ class Goal:
             return latency / self.int8_latency
         return max(excess(latency, self.limits.latency), excess(size, self.limits.size_bytes))
 
+    def loss(self, action: Action) -> float:
+        """Predicted, in nats a sample."""
+        return self.problem.loss(self.policy(action))
+
     def latency(self, action: Action) -> float:
         costs, bits = self.costs(action)
         return costs.latency(bits)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from haqnas.bit_search import (
 )
 from haqnas.budgets import Limit
 from haqnas.elastic_prices import ElasticPrices, Price, price_space
+from haqnas.elastic_shapes import operator_settings
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
@@ -84,6 +85,11 @@ class Networks:
     cut: Callable[[Architecture], GraphModule]
     weights_sha256: str
 
+    def with_other_operators(self) -> Iterator[GraphModule]:
+        """Networks of whole sizes which hold all layers that the first operators do without."""
+        for choices in operator_settings(self.prices.space, self.prices.shapes)[1:]:
+            yield self.cut(Architecture(choices))
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -103,6 +109,13 @@ class Chosen:
     others: tuple[Finalist, ...] = ()
     networks: Networks | None = None
     recipe: RecipeRecord | None = None
+
+    @property
+    def operators(self) -> Mapping[str, str]:
+        """The names of the architecture's branches, by knob."""
+        if self.networks is None or self.architecture is None:
+            return {}
+        return self.networks.prices.space.operators(self.architecture)
 
     def is_for_speed(self, size: Limit | None) -> bool:
         """Whether haqnas chose the bits, and uniform int8, small enough too, may ship in their place."""
@@ -214,10 +227,10 @@ def _costs(
     versions: Mapping[str, str],
     note: Note,
 ) -> _Costs:
-    space = derive_space(given.canonical, () if policy else legal_bits(options.profile), options.rules)
+    space = derive_space(given.searched, () if policy else legal_bits(options.profile), options.rules)
     batch = _price_batch(given)
     key = hash_request(
-        given.canonical, batch, {"times": source.key, "specs": list(map(str, space.specs)), **versions}
+        given.searched, batch, {"times": source.key, "specs": list(map(str, space.specs)), **versions}
     )
 
     def price(graphs: Sequence[tuple[GraphModule, Batch]], kept_as: str) -> tuple[BitPrices, ...]:
@@ -271,15 +284,7 @@ def _searched(
         is_more_to_do = is_cut_short(kept.search, search_time_s(options))
         if not is_more_to_do:
             return kept
-    sensitivity = find_sensitivity(
-        given,
-        _choices(space),
-        options.settings.sensitivity,
-        options.settings.seed,
-        cache_folder,
-        versions,
-        note,
-    )
+    sensitivity = _sensitivity(options, given, space, network, cache_folder, versions, note)
     if strategies_of(options.settings) == (ILP,):
         judge = make_judge(given, options.settings.seed)
         found = search_bits(search, budget, sensitivity, judge, note)
@@ -309,12 +314,37 @@ def _searched(
     return chosen
 
 
+def _sensitivity(
+    options: Options,
+    given: Given,
+    space: SearchSpace,
+    network: Networks | None,
+    cache_folder: Path,
+    versions: Mapping[str, str],
+    note: Note,
+) -> Sensitivity:
+    """Of every layer; those of other operators than the first in networks of the shared weights that have them."""
+    found: Sensitivity | None = None
+    left = _choices(space)
+    settings = options.settings
+    for graph in (given.canonical, *(() if network is None else network.with_other_operators())):
+        names = {layer.name for layer in list_layers(graph)} & left.keys()
+        choices = {name: left.pop(name) for name in list(left) if name in names}
+        one = find_sensitivity(
+            replace(given, canonical=graph),
+            *(choices, settings.sensitivity, settings.seed, cache_folder, versions, note),
+        )
+        found = one if found is None else found.joined(one)
+    assert found is not None
+    return found
+
+
 def _elastic_prices(given: Given, costs: _Costs, budget: Budget, note: Note) -> ElasticPrices:
     """Of all architectures that the budget leaves."""
     from haqnas.joint_goal import what_limits_need
 
-    space, whole = searched_space(given.canonical), costs.priced.found
-    prices = price_space(given.canonical, space, whole, costs.price, note)
+    space, whole = searched_space(given.searched), costs.priced.found
+    prices = price_space(given.searched, space, whole, costs.price, note)
     left = what_limits_need(prices, budget)
     note(f"the budget leaves {left.space.size:,} of {prices.space.size:,} architectures")
     return left

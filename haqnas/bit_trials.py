@@ -186,6 +186,7 @@ def _by_trials(given: _Given, strategy: str, study: Study, stop: Stop) -> tuple[
         record = replace(
             describe(given.search, goal.problem, given.sensitivity, policy, own),
             strategy=strategy,
+            predicted_loss=goal.loss(best.action),
             drop=float(best.facts["drop"]),
             judged_on=given.judge.judged_on,
             num_policies=len(records),
@@ -250,7 +251,7 @@ def _nothing_done(strategy: str, records: tuple[Record, ...]) -> Exception:
 
 
 def _predicted_loss(given: _Given, record: Record) -> float:
-    return given.goal.problem.loss(given.goal.policy(record.action))
+    return given.goal.loss(record.action)
 
 
 def _best_within(given: _Given, records: tuple[Record, ...]) -> list[tuple[Record, Policy, Own]]:

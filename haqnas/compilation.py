@@ -19,6 +19,7 @@ from haqnas.bit_stage import Chosen, choose_bits, given_policy, needed_architect
 from haqnas.devices.cache import KernelCache, kernel_context
 from haqnas.errors import HaqnasError
 from haqnas.evaluate import Judges, dataset_length, probe_inputs
+from haqnas.graph.choices import describe_choices, take_branches
 from haqnas.graph.normalise import normalise
 from haqnas.graph.trace import trace
 from haqnas.options import AUTO, Options, cache_folder_of, search_time_s
@@ -62,11 +63,15 @@ class Reporter:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is compiled, whatever the target: the model, its canonical graph, and its data."""
+    """What is compiled, whatever the target: the model, its canonical graph, and its data.
+
+    `branching`: the canonical graph with all branches of each `haqnas.nn.Choice`, where they are searched.
+    """
 
     model: nn.Module
     example_inputs: tuple[Tensor, ...]
     canonical: GraphModule
+    branching: GraphModule
     samples: Samples
     train_data: Dataset[Any] | None
     judges: Judges
@@ -77,13 +82,17 @@ def read_subject(
     example_inputs: tuple[Tensor, ...],
     data: Mapping[str, Dataset[Any] | None],
     judges: Judges,
-    seed: int,
+    settings: Settings,
+    report: Reporter,
 ) -> Subject:
     """Trace the model and read what is calibrated on; raises UnsupportedModelError, ConfigurationError."""
-    canonical = normalise(trace(model, example_inputs))
+    has_branches, seed = settings.architecture == AUTO, settings.seed
+    report("trace", "" if has_branches else describe_choices(model))
+    branching = normalise(trace(model, example_inputs, has_branches))
     with seeded(seed, 0):  # training data may change from read to read
         samples = calibration_samples(model, example_inputs, data, seed)
-    return Subject(model, example_inputs, canonical, samples, data["train_data"], judges)
+    canonical = take_branches(branching)
+    return Subject(model, example_inputs, canonical, branching, samples, data["train_data"], judges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,7 @@ class Task:
 
 def plan_task(subject: Subject, options: Options, directory: Path, state: Path) -> Task:
     """Raises ConfigurationError for options and data that do not fit the model."""
-    policy, versions = given_policy(options, subject.canonical), read_versions()
+    policy, versions = given_policy(options, subject.branching), read_versions()
     with seeded(options.settings.seed, 0):
         lessons = check_train_data(options, subject.train_data, subject.example_inputs)
         request = _hash(subject, options, policy, versions)
@@ -189,6 +198,7 @@ def _given(subject: Subject, settings: Settings) -> Given:
         *(subject.model, subject.canonical, subject.example_inputs, samples.read(), samples.source),
         *(subject.train_data, subject.judges.evaluate),
         ptq=settings.ptq,
+        branching=subject.branching,
     )
 
 
@@ -231,7 +241,7 @@ def _hash(subject: Subject, options: Options, policy: Policy | None, versions: M
     ]
     # Synthetic inputs follow from the model, the example inputs and the seed, and take seconds to make.
     calibrated = [part for batch in samples.given for part in batch] or subject.example_inputs
-    return hash_request(subject.canonical, [*calibrated, *scored], settings)
+    return hash_request(subject.branching, [*calibrated, *scored], settings)
 
 
 def _results_folder(work: Path, chosen: Chosen, recipe: Recipe | None) -> Path:

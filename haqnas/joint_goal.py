@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from haqnas.bit_goal import NUM_FIRST, Costs, Goal
+from haqnas.bit_prices import BitPrices
 from haqnas.bit_search import excess, policy_within
 from haqnas.elastic_prices import ElasticPrices
 from haqnas.pricing import Cost, LayerPrices
 from haqnas.quantspec import QuantSpec
 from haqnas.search.critic import Action
-from haqnas.search.ilp import Budget, Problem, reach
+from haqnas.search.ilp import Budget, Objective, Problem, solve
 from haqnas.search.study import Decision
 from haqnas.space.architecture import Architecture, ArchitectureKnob, KnobKind
-from haqnas.space.knobs import WIDEST
+from haqnas.space.knobs import WIDEST, SearchSpace
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 
@@ -24,9 +25,14 @@ KEPT = 4096  # architectures whose costs are kept: strategies ask for those of n
 
 @dataclass(frozen=True)
 class JointGoal(Goal):
-    """Actions choose for the architecture's knobs first, then for the bits. `problem` is that of the whole network."""
+    """Actions choose for the architecture's knobs first, then for the bits.
+
+    `problem` is that of the whole network, in which layers of other operators than the first cost nothing; `losses` are
+    those of all layers.
+    """
 
     elastic: ElasticPrices
+    losses: Mapping[str, Mapping[QuantSpec, float]]
 
     @property
     def shapes(self) -> tuple[ArchitectureKnob, ...]:
@@ -35,7 +41,7 @@ class JointGoal(Goal):
 
     def decisions(self) -> tuple[Decision, ...]:
         return (
-            *(Decision(knob.name, ARCH, tuple(map(str, knob.choices))) for knob in self.shapes),
+            *(Decision(knob.name, ARCH, tuple(map(knob.label, knob.choices))) for knob in self.shapes),
             *(Decision(knob.name, QUANT, tuple(map(str, knob.choices))) for knob in self.knobs),
         )
 
@@ -73,21 +79,10 @@ class JointGoal(Goal):
 
     def problem_at(self, architecture: Architecture) -> Problem:
         """The choice of bits for one architecture; layers that it does without cost nothing."""
-        found = self.elastic.of(architecture)
-        none: Mapping[QuantSpec, Cost] = dict.fromkeys(self.problem.space.specs, Cost())
-        names = [layer for knob in self.problem.space.knobs for layer in knob.layers]
-        layers = {name: found.prices.layers.get(name, none) for name in names}
-        no_bytes = dict.fromkeys(none, 0)
-        return replace(
-            self.problem,
-            losses={
-                name: row if name in found.sizes else dict.fromkeys(row, 0.0)
-                for name, row in self.problem.losses.items()
-            },
-            prices=LayerPrices(layers, found.prices.conversions, found.prices.glue),
-            sizes={name: found.sizes.get(name, no_bytes) for name in names},
-            fixed_bytes=found.fixed_bytes,
-        )
+        return problem_for(self.problem.space, self.losses, self.elastic.of(architecture))
+
+    def loss(self, action: Action) -> float:
+        return sum(self.losses[name][spec] for name, spec in self.policy(action).layers.items())
 
     def _choices(self, action: Action) -> dict[str, int]:
         return {
@@ -105,6 +100,27 @@ class JointGoal(Goal):
         return costs
 
 
+def problem_for(
+    space: SearchSpace, losses: Mapping[str, Mapping[QuantSpec, float]], found: BitPrices
+) -> Problem:
+    """The choice of bits for an architecture with the prices `found`; layers that it does without cost nothing."""
+    none: Mapping[QuantSpec, Cost] = dict.fromkeys(space.specs, Cost())
+    names = [layer for knob in space.knobs for layer in knob.layers]
+    no_bytes = dict.fromkeys(none, 0)
+    return Problem(
+        space,
+        {name: row if name in found.sizes else dict.fromkeys(row, 0.0) for name, row in losses.items()},
+        LayerPrices(
+            {name: found.prices.layers.get(name, none) for name in names},
+            found.prices.conversions,
+            found.prices.glue,
+        ),
+        found.model,
+        {name: found.sizes.get(name, no_bytes) for name in names},
+        found.fixed_bytes,
+    )
+
+
 def what_limits_need(elastic: ElasticPrices, limits: Budget) -> ElasticPrices:
     """The prices of a space without architectures far below the limits; all of it where nothing is limited.
 
@@ -115,26 +131,50 @@ def what_limits_need(elastic: ElasticPrices, limits: Budget) -> ElasticPrices:
     if limits.latency is None and limits.size_bytes is None:
         return elastic
     for share in (0.25, 0.5, 0.75):
-        space = elastic.space.opened(dict.fromkeys(KnobKind, share))
-        found = elastic.of(space.least)
-        size_bytes = found.fixed_bytes + sum(row[WIDEST] for row in found.sizes.values())
-        latency = found.prices.price(Policy(WIDEST), found.model)
+        left = replace(elastic, space=elastic.space.opened(dict.fromkeys(KnobKind, share)))
+        latency, size_bytes = (amount(left.least(amount)) for amount in _amounts_at_8_bits(left))
         if max(excess(latency, limits.latency), excess(size_bytes, limits.size_bytes)) <= ROOM:
-            return replace(elastic, space=space)
+            return left
     return elastic
 
 
+def _amounts_at_8_bits(elastic: ElasticPrices) -> tuple[Callable[[Architecture], float], ...]:
+    """Latency, and packed bytes of weights."""
+
+    def latency(architecture: Architecture) -> float:
+        found = elastic.of(architecture)
+        return found.prices.price(Policy(WIDEST), found.model)
+
+    def size_bytes(architecture: Architecture) -> float:
+        found = elastic.of(architecture)
+        return found.fixed_bytes + sum(row[WIDEST] for row in found.sizes.values())
+
+    return latency, size_bytes
+
+
 def is_reachable(goal: JointGoal) -> bool:
-    """Whether the least architecture at some bits is within the limits."""
-    least = goal.problem_at(goal.elastic.space.least)
-    spans = reach(least)
-    return (
-        max(
-            excess(spans.latency[0], goal.limits.latency),
-            excess(spans.size_bytes[0], goal.limits.size_bytes),
-        )
-        <= 1
-    )
+    """Whether the least architectures at some bits are within the limits."""
+    latency, size_bytes = least_amounts(goal)
+    return max(excess(latency, goal.limits.latency), excess(size_bytes, goal.limits.size_bytes)) <= 1
+
+
+def least_amounts(goal: JointGoal) -> tuple[float, int]:
+    """The least latency, and the least packed bytes of weights, each of the architecture and bits that have it."""
+
+    def least_policy(problem: Problem, objective: Objective) -> Policy:
+        found = solve(problem, Budget(), objective)
+        assert found is not None  # any bits will do
+        return found.policy(problem.space)
+
+    def latency(architecture: Architecture) -> float:
+        problem = goal.problem_at(architecture)
+        return problem.latency(least_policy(problem, "latency"))
+
+    def size_bytes(architecture: Architecture) -> int:
+        problem = goal.problem_at(architecture)
+        return problem.size_bytes(least_policy(problem, "size"))
+
+    return latency(goal.elastic.least(latency)), size_bytes(goal.elastic.least(size_bytes))
 
 
 def first_joint_actions(goal: JointGoal, sensitivity: Sensitivity, num_trials: int) -> tuple[Action, ...]:
@@ -144,7 +184,8 @@ def first_joint_actions(goal: JointGoal, sensitivity: Sensitivity, num_trials: i
     """
     found: dict[Action, None] = {}
     for architecture in _evenly_smaller(goal):
-        policy = policy_within(goal.problem_at(architecture), sensitivity, goal.limits)
+        problem = goal.problem_at(architecture)
+        policy = policy_within(problem, _of_layers(sensitivity, problem), goal.limits)
         if policy is not None:
             action = goal.joint_action(architecture, policy)
             if goal.price(action) <= 1:
@@ -152,14 +193,37 @@ def first_joint_actions(goal: JointGoal, sensitivity: Sensitivity, num_trials: i
     return tuple(found)[: max(1, min(NUM_FIRST, num_trials // 2))]
 
 
+def _of_layers(sensitivity: Sensitivity, problem: Problem) -> Sensitivity:
+    """Without what layers lose that the architecture does without."""
+    projected = {
+        name: row if any(problem.sizes[name].values()) else {spec: values * 0 for spec, values in row.items()}
+        for name, row in sensitivity.projected.items()
+    }
+    return replace(sensitivity, projected=projected)
+
+
 def _evenly_smaller(goal: JointGoal) -> Iterator[Architecture]:
-    """Whole, then less depth, less width, or both, by ever greater shares of the choices."""
+    """Whole, then less depth, less width, or both, by ever greater shares of the choices; operators go with depth."""
     steps = (0.0, 0.34, 0.67, 1.0)
+    smaller = {knob.name: _ever_cheaper(goal, knob) for knob in goal.shapes}
     for depth, width in sorted(((a, b) for a in steps for b in steps), key=sum):
-        shares = {KnobKind.DEPTH: depth}
+        shares = {KnobKind.DEPTH: depth, KnobKind.OPERATOR: depth}
         yield Architecture(
             {
-                knob.name: knob.choices[round(shares.get(knob.kind, width) * (len(knob.choices) - 1))]
+                knob.name: choices[round(shares.get(knob.kind, width) * (len(choices) - 1))]
                 for knob in goal.shapes
+                for choices in [smaller[knob.name]]
             }
         )
+
+
+def _ever_cheaper(goal: JointGoal, knob: ArchitectureKnob) -> tuple[int, ...]:
+    """A knob's choices from that of the network on; of operators those that cost less than the first, by cost."""
+    if knob.kind is not KnobKind.OPERATOR:
+        return knob.choices
+
+    latency, _ = _amounts_at_8_bits(goal.elastic)
+    costs = {choice: latency(Architecture({knob.name: choice})) for choice in knob.choices}
+    first = knob.choices[0]
+    cheaper = sorted((one for one in knob.choices if costs[one] < costs[first]), key=lambda one: -costs[one])
+    return first, *cheaper

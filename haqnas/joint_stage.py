@@ -13,19 +13,19 @@ from torch.fx import GraphModule
 from torch.utils.data import Dataset
 
 from haqnas.bit_prices import predict_program
-from haqnas.bit_search import DEFAULT_MAX_DROP, Note, Own, Search, describe_amount, problem_of
+from haqnas.bit_search import DEFAULT_MAX_DROP, Note, Own, Search, describe_amount
 from haqnas.bit_trials import Played
 from haqnas.codegen.lower import lower
 from haqnas.elastic_prices import ElasticPrices
 from haqnas.errors import ConfigurationError, InfeasibleBudgetError
 from haqnas.evaluate import dataset_length, probe_inputs
-from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable
+from haqnas.joint_goal import JointGoal, first_joint_actions, is_reachable, least_amounts, problem_for
 from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import Batch, calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
 from haqnas.search.critic import Action
-from haqnas.search.ilp import Budget, reach
+from haqnas.search.ilp import Budget
 from haqnas.search_data import Given, Scorer, training_split
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.policy import Policy
@@ -68,12 +68,12 @@ def shared_weights(given: Given, training: Training, work: Path, note: Note) -> 
         recipe, data = training.recipe, given.train_data
         if not recipe.trains or data is None:
             supernet = train_supernet(
-                given.canonical, training.space, None, given.batches, recipe, training.seed
+                given.searched, training.space, None, given.batches, recipe, training.seed
             )
         else:
             supernet = _trained(given, training, data, note)
         save_supernet(supernet, path)
-    return load_supernet(path, given.canonical)
+    return load_supernet(path, given.searched)
 
 
 def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -> Supernet:
@@ -90,7 +90,7 @@ def _trained(given: Given, training: Training, data: Dataset[Any], note: Note) -
                 return kept
         remove_damaged(checkpoint)
         supernet = train_supernet(
-            given.canonical,
+            given.searched,
             training.space,
             training_split(data, training.seed),
             *(given.batches, training.recipe, training.seed, checkpoint, note),
@@ -111,13 +111,13 @@ def _key(given: Given, training: Training, data: Dataset[Any]) -> str:
         "versions": dict(training.versions),
     }
     return hash_request(
-        given.canonical, [*(part for batch in given.batches for part in batch), *probes], settings
+        given.searched, [*(part for batch in given.batches for part in batch), *probes], settings
     )
 
 
 def _read(path: Path, given: Given) -> Supernet | None:
     try:
-        return load_supernet(path, given.canonical)
+        return load_supernet(path, given.searched)
     except ConfigurationError:
         return None  # none there, or damaged
 
@@ -166,8 +166,9 @@ def play_jointly(parts: Parts, num_trials: int) -> Played:
     search, budget = parts.search, parts.budget
     is_free = budget.latency is None and budget.size_bytes is None
     allowed = DEFAULT_MAX_DROP if search.budgets.max_drop is None else search.budgets.max_drop
-    problem = problem_of(search, parts.sensitivity.losses)
-    goal = JointGoal(problem, budget, allowed if is_free else None, parts.elastic)
+    losses = parts.sensitivity.losses
+    problem = problem_for(search.space, losses, parts.elastic.of(parts.elastic.space.identity))
+    goal = JointGoal(problem, budget, allowed if is_free else None, parts.elastic, losses)
     if not is_reachable(goal):
         raise InfeasibleBudgetError(_refusal(goal, search))
 
@@ -197,9 +198,7 @@ def _own(network: GraphModule, policy: Policy, parts: Parts) -> Own:
 
 
 def _refusal(goal: JointGoal, search: Search) -> str:
-    least = goal.problem_at(goal.elastic.space.least)
-    spans, unit = reach(least), search.prices.unit
-    latency, size = spans.latency[0], spans.size_bytes[0]
+    (latency, size), unit = least_amounts(goal), search.prices.unit
     share = latency / goal.int8_latency
     return (
         f"no architecture and bits meet the budget: latency reaches down to {share:.1%} of uniform int8 "

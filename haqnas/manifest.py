@@ -114,6 +114,9 @@ class Manifest:
     search: SearchRecord | None = None  # where the bits were chosen by one
     recipe: RecipeRecord | None = None  # of the training, where it was chosen by trials
     architecture: Mapping[str, int] | None = None  # by knob; None: that of the model
+    operators: Mapping[str, str] | None = (
+        None  # names of the branches of each haqnas.nn.Choice that it has, by knob
+    )
     constraints: tuple[Constraint, ...] = ()  # that the user set
 
     @property

@@ -86,6 +86,7 @@ def link_and_save(
         search=chosen.search,
         recipe=chosen.recipe,
         architecture=None if architecture is None else dict(architecture.choices),
+        operators=dict(chosen.operators) if architecture is not None and chosen.operators else None,
     )
     constraints = check_constraints(options.budgets, chosen, manifest, compiled.policy, compiled.program)
     report("save", str(directory))
@@ -162,7 +163,9 @@ def _stage_data(
         shutil.copy(chosen.study, staged / artefacts.STUDY)
     artefacts.write_atomically(staged / artefacts.POLICY, compiled.policy.to_json().encode())
     if architecture is not None:
-        artefacts.write_atomically(staged / artefacts.ARCHITECTURE, architecture.to_json().encode())
+        artefacts.write_atomically(
+            staged / artefacts.ARCHITECTURE, architecture.to_json(chosen.operators).encode()
+        )
 
 
 def _describe(

@@ -35,7 +35,11 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a search reads: the float model, its canonical graph, inputs to calibrate on, and labelled training data."""
+    """What a search reads: the float model, its canonical graph, inputs to calibrate on, and labelled training data.
+
+    `branching`: the canonical graph with all branches of each `haqnas.nn.Choice`, where they are searched; `canonical`
+    has the first ones.
+    """
 
     model: nn.Module
     canonical: GraphModule
@@ -45,6 +49,12 @@ class Given:
     train_data: Dataset[Any] | None
     evaluate: Evaluate | None
     ptq: PtqMethod = DEFAULT_METHOD  # how policies are quantized to be judged
+    branching: GraphModule | None = None
+
+    @property
+    def searched(self) -> GraphModule:
+        """What architectures are cut out of."""
+        return self.canonical if self.branching is None else self.branching
 
 
 def find_sensitivity(

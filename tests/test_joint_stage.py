@@ -101,7 +101,7 @@ def goal_of(elastic, share=None) -> JointGoal:
     losses = {name: {spec: float(8 - spec.weight_bits) for spec in SPECS} for name in whole.prices.layers}
     problem = Problem(space, losses, whole.prices, whole.model, whole.sizes, whole.fixed_bytes)
     limit = Budget() if share is None else Budget(latency=share * problem.latency(Policy(WIDEST)))
-    return JointGoal(problem, limit, 0.01 if share is None else None, prices)
+    return JointGoal(problem, limit, 0.01 if share is None else None, prices, losses)
 
 
 def random_action(goal: JointGoal, rng: random.Random):
