@@ -7,6 +7,7 @@ network is calibrated on synthetic inputs and judged by how often it agrees with
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from sklearn.datasets import load_digits
@@ -65,12 +66,17 @@ def val_data() -> Dataset:
 
 def build_model() -> nn.Module:
     """Train from scratch, the same way each time: a few seconds."""
+    return trained(DigitsNet)
+
+
+def trained(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network on these digits; `make` draws its first weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a network this small gains nothing from more, and one thread is repeatable
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return _train(DigitsNet()).eval()
+            return _train(make()).eval()
     finally:
         torch.set_num_threads(threads)
 
