@@ -4,7 +4,7 @@ import hashlib
 import json
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,20 +25,19 @@ from haqnas.bit_search import (
     search_bits,
 )
 from haqnas.budgets import Limit
-from haqnas.elastic_prices import ElasticPrices, Price, price_space
-from haqnas.elastic_shapes import operator_settings
+from haqnas.elastic_prices import Price
 from haqnas.errors import ConfigurationError
 from haqnas.graph.layers import list_layers
 from haqnas.hardware import HardwareProfile
+from haqnas.networks import Networks, find_sensitivities, price_networks, share_networks
 from haqnas.options import AUTO, Options, search_time_s, strategies_of
 from haqnas.quantspec import QuantSpec
 from haqnas.resume import hash_request
 from haqnas.rewrite.calibrate import calibrate_own
 from haqnas.rewrite.integerize import integerize
 from haqnas.rewrite.quantize import quantize
-from haqnas.search.ilp import Budget
 from haqnas.search.state import Tell
-from haqnas.search_data import Given, find_sensitivity, make_judge, make_scorer
+from haqnas.search_data import Given, make_judge, make_scorer
 from haqnas.settings import supernet_recipe_of
 from haqnas.space.architecture import Architecture, ArchitectureSpace
 from haqnas.space.elastic import searched_space
@@ -47,7 +46,6 @@ from haqnas.space.outcome import Finalist, RecipeRecord, SearchRecord, decode_fi
 from haqnas.space.policy import Policy
 from haqnas.train.sensitivity import Sensitivity
 from haqnas.train.sensitivity_file import decode_sensitivity, encode_sensitivity
-from haqnas.train.supernet_file import weights_sha256
 
 if TYPE_CHECKING:
     from haqnas.bit_trials import Plan
@@ -75,20 +73,6 @@ class Priced:
     @property
     def int8_bytes(self) -> int:
         return self.found.fixed_bytes + sum(row[WIDEST] for row in self.found.sizes.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """The architectures that may be chosen, with their prices, and what cuts one out of the shared weights."""
-
-    prices: ElasticPrices
-    cut: Callable[[Architecture], GraphModule]
-    weights_sha256: str
-
-    def with_other_operators(self) -> Iterator[GraphModule]:
-        """Networks of whole sizes which hold all layers that the first operators do without."""
-        for choices in operator_settings(self.prices.space, self.prices.shapes)[1:]:
-            yield self.cut(Architecture(choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +190,7 @@ def needed_architectures(
     assert source is not None  # the architecture is searched
     costs = _costs(options, None, given, source, cache_folder, versions, note)
     budget = read_amounts(_search(options, given, costs))
-    return _elastic_prices(given, costs, budget, note).space
+    return price_networks(given, costs.priced.found, costs.price, budget, note).space
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,15 +260,15 @@ def _searched(
     budget = read_amounts(search) if is_joint else check_budgets(search)
     network = None
     if is_joint:
-        prices = _elastic_prices(given, costs, budget, note)
-        network = _networks(options, given, prices, others, work, cache_folder, versions, note)
+        prices = price_networks(given, costs.priced.found, costs.price, budget, note)
+        network = share_networks(options, given, prices, others, work, cache_folder, versions, note)
     path = work / "search.json"
     kept = _decode(json.loads(path.read_bytes()), priced, work, network) if path.exists() else None
     if kept is not None and kept.search is not None:
         is_more_to_do = is_cut_short(kept.search, search_time_s(options))
         if not is_more_to_do:
             return kept
-    sensitivity = _sensitivity(options, given, space, network, cache_folder, versions, note)
+    sensitivity = find_sensitivities(options, given, _choices(space), network, cache_folder, versions, note)
     if strategies_of(options.settings) == (ILP,):
         judge = make_judge(given, options.settings.seed)
         found = search_bits(search, budget, sensitivity, judge, note)
@@ -312,62 +296,6 @@ def _searched(
     )
     write_atomically(path, json.dumps(_encode(chosen)).encode())
     return chosen
-
-
-def _sensitivity(
-    options: Options,
-    given: Given,
-    space: SearchSpace,
-    network: Networks | None,
-    cache_folder: Path,
-    versions: Mapping[str, str],
-    note: Note,
-) -> Sensitivity:
-    """Of every layer; those of other operators than the first in networks of the shared weights that have them."""
-    found: Sensitivity | None = None
-    left = _choices(space)
-    settings = options.settings
-    for graph in (given.canonical, *(() if network is None else network.with_other_operators())):
-        names = {layer.name for layer in list_layers(graph)} & left.keys()
-        choices = {name: left.pop(name) for name in list(left) if name in names}
-        one = find_sensitivity(
-            replace(given, canonical=graph),
-            *(choices, settings.sensitivity, settings.seed, cache_folder, versions, note),
-        )
-        found = one if found is None else found.joined(one)
-    assert found is not None
-    return found
-
-
-def _elastic_prices(given: Given, costs: _Costs, budget: Budget, note: Note) -> ElasticPrices:
-    """Of all architectures that the budget leaves."""
-    from haqnas.joint_goal import what_limits_need
-
-    space, whole = searched_space(given.searched), costs.priced.found
-    prices = price_space(given.searched, space, whole, costs.price, note)
-    left = what_limits_need(prices, budget)
-    note(f"the budget leaves {left.space.size:,} of {prices.space.size:,} architectures")
-    return left
-
-
-def _networks(
-    options: Options,
-    given: Given,
-    prices: ElasticPrices,
-    others: Sequence[ArchitectureSpace],
-    work: Path,
-    cache_folder: Path,
-    versions: Mapping[str, str],
-    note: Note,
-) -> Networks:
-    from haqnas.joint_stage import Training, networks_of, shared_weights
-
-    settings = options.settings
-    spaces = (prices.space, *others)  # each is a part of the next greater one
-    space = next(one for one in spaces if all(map(one.covers, spaces)))
-    training = Training(space, supernet_recipe_of(settings), settings.seed, versions, cache_folder)
-    supernet = shared_weights(given, training, work, note)
-    return Networks(prices, networks_of(supernet, given), weights_sha256(supernet))
 
 
 def make_plan(options: Options, work: Path, weights: str | None) -> "Plan":
