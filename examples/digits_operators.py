@@ -1,8 +1,8 @@
 """The digits network with a block that may be one of three operators.
 
     haqnas inspect examples/digits_operators.py --space
-    haqnas compile examples/digits_operators.py --target arm-cpu --architecture auto --latency-budget 40% \
-        --supernet-epochs 20 --trials 30 -o build/operators
+    haqnas compile examples/digits_operators.py --target arm-cpu --architecture auto --latency-budget 70% \
+        --supernet-epochs 20 --qat-epochs 8 --trials 60 -o build/operators
 
 The network is trained with its first operator; the supernet trains the others.
 """
