@@ -18,8 +18,7 @@ NUM_CLIMBS = 3
 class GP(Strategy):
     """The price is known before anything is evaluated, so improvement is sought among allowed actions only.
 
-    Optuna's sampler models the price by a second process; with it a search of NAS-Bench-201 takes ten times as long,
-    and finds less (docs/search.md).
+    Optuna's sampler models the price by a second process, and took longer to find less.
     """
 
     tries: ClassVar[int] = 1  # it looks for new actions itself
